@@ -1,0 +1,30 @@
+# Thin: a virtual environment from the hash-locked requirements, then `instep` or `pytest`.
+PYTHON ?= python3.11
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: demo test lint setup lock bench golden difftest soak
+
+setup: .venv/.ready
+
+.venv/.ready: requirements/dev.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: setup
+	$(BIN)/instep demo $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/budget.py
+
+lock:
+	uv pip compile pyproject.toml --extra embedded --group dev --generate-hashes --no-header --no-emit-index-url --no-annotate --python-version 3.11 -o requirements/dev.txt

@@ -1,0 +1,1 @@
+"""What Instep reads from and writes to: PostgreSQL, Kafka, CRMs."""

@@ -1,0 +1,1 @@
+"""CRM sinks, one per file."""

@@ -1,0 +1,1 @@
+"""Kafka: transactions with their journal entry, offset ranges, topics."""

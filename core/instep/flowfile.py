@@ -1,0 +1,93 @@
+"""A flow file: one SELECT with a leading comment block in TOML that says where its documents go.
+
+/* instep
+target = "crm"   object = "product.product"      # several settings may share a line
+key    = "sku"   delete = "deactivate"
+*/
+SELECT p.sku, p.name, … FROM products p …
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from instep.errors import FlowError
+from instep.protocols import Delete
+from instep.settings import Model
+
+_HEADER = re.compile(r"\A\s*/\*\s*instep\b(?P<toml>.*?)\*/", re.DOTALL)
+_SHARED_LINE = re.compile(r"""("[^"\n]*"|'[^'\n]*'|\]|\b(?:true|false|\d+))[ \t]+(?=[a-z_]+[ \t]*=)""")
+
+
+class Flow(Model):
+    """One flow as its file defines it.
+
+    `sql` is the user's text, unchanged: it is evaluated as it stands.
+    """
+
+    name: str = Field(description="the file's name without `.sql`")
+    sql: str = Field(description="the SELECT")
+    key: tuple[str, ...] = Field(min_length=1, description="output column(s) that identify a document")
+    source: str = Field("", description="the source whose tables it reads; default: the only one")
+    target: str | None = Field(
+        None, description="the target its documents are delivered to; none: only the topic"
+    )
+    object: str = Field("", description="object type in the target, `product.product`")
+    fields: tuple[str, ...] | None = Field(None, description="columns that are delivered; default: all")
+    delete: Delete = Field(Delete.DEACTIVATE, description="what a vanished row does to the record")
+
+    @field_validator("key", "fields", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @property
+    def delivered(self) -> tuple[str, ...] | None:
+        """The columns a target receives, or None for all."""
+        return self.fields
+
+
+def parse(name: str, text: str) -> Flow:
+    """Read a flow file's text.
+
+    Raises:
+        FlowError: HEADER for a missing or wrong header, naming the setting.
+    """
+    found = _HEADER.match(text)
+    if found is None:
+        raise FlowError(
+            "HEADER", f"Flow {name} has no header.", 'Begin the file with /* instep  key = "…" */.'
+        )
+    try:
+        raw = tomllib.loads(_SHARED_LINE.sub(r"\1\n", found["toml"]))
+        return Flow(name=name, sql=text[found.end() :].strip().rstrip(";").rstrip(), **raw)
+    except tomllib.TOMLDecodeError as exc:
+        raise FlowError("HEADER", f"The header of flow {name} is not valid TOML: {exc}.") from None
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        setting = ".".join(str(part) for part in first["loc"])
+        raise FlowError("HEADER", f"The header of flow {name}: {setting}: {first['msg']}.") from None
+    except TypeError as exc:
+        raise FlowError(
+            "HEADER", f"The header of flow {name}: {exc}.", "`name` and `sql` are not settings."
+        ) from None
+
+
+def load_all(folder: Path) -> dict[str, Flow]:
+    """Read every `*.sql` of a folder, by name.
+
+    Raises:
+        FlowError: a file cannot be read or its header is wrong.
+    """
+    flows = {}
+    for file in sorted(folder.glob("*.sql")):
+        try:
+            flows[file.stem] = parse(file.stem, file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as exc:
+            raise FlowError("HEADER", f"{file} cannot be read: {exc}.") from exc
+    return flows

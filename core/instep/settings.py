@@ -1,0 +1,197 @@
+"""A project's settings: `instep.toml`, read and checked once into frozen objects.
+
+Secrets stand in the file only as references: `env:NAME` or `file:PATH`; `Secret.reveal` resolves them when they are
+used, and nothing that prints settings can show them. `embedded` as an address means: run it here, under the supervisor
+(`instep_ops.embedded`), which puts the real address into a copy before anything connects.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from platformdirs import user_data_path
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from instep.errors import ConfigError
+
+EMBEDDED = "embedded"
+
+
+class Secret(str):
+    """A reference to a secret (`env:NAME`, `file:PATH`), or, given by the supervisor, the secret itself."""
+
+    def reveal(self) -> str:
+        """The secret's text.
+
+        Raises:
+            ConfigError: the variable is not set or the file cannot be read.
+        """
+        if self.startswith("env:"):
+            value = os.environ.get(self[4:])
+            if value is None:
+                raise ConfigError(
+                    f"The environment variable {self[4:]} is not set.", "Set it to the secret it stands for."
+                )
+            return value
+        if self.startswith("file:"):
+            try:
+                return Path(self[5:]).read_text(encoding="utf-8").strip()
+            except OSError as exc:
+                raise ConfigError(f"The secret file {self[5:]} cannot be read: {exc.strerror}.") from exc
+        return str(self)
+
+    def __repr__(self) -> str:
+        return f"Secret({self})" if self.startswith(("env:", "file:")) else "Secret(***)"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """Accept any text."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
+
+
+class Model(BaseModel):
+    """Frozen; an unknown name is an error, so that a misspelt setting is never ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourceSettings(Model):
+    """One captured database."""
+
+    type: Literal["postgres"] = "postgres"
+    dsn: Secret = Field(description="libpq connection string or URI of the store; usually `env:NAME`")
+    tables: tuple[str, ...] = Field(
+        ("public.*",), description="captured tables, `schema.table`, `*` as a wildcard"
+    )
+    publication: str = Field("instep", description="publication; created when it does not exist")
+    slot: str = Field("", description="replication slot; default `instep_<source>`")
+    partitions: int = Field(4, ge=1, description="partitions of each new data topic")
+    batch_changes: int = Field(2_000, ge=1, description="most changes in one Kafka transaction")
+    batch_wait_ms: int = Field(2, ge=0, description="how long a batch waits for more changes once it has one")
+    heartbeat_s: float = Field(10.0, gt=0, description="an idle slot is moved on this often")
+
+
+class KafkaSettings(Model):
+    """The brokers."""
+
+    bootstrap: str = Field(EMBEDDED, description="`host:port,…`, or `embedded`")
+    replication: int = Field(1, ge=1, description="replication factor of new topics")
+    options: dict[str, str] = Field(
+        default_factory=dict,
+        description="further librdkafka settings (security.protocol, sasl.…); values may be references",
+    )
+
+    def client(self) -> dict[str, Any]:
+        """Librdkafka settings every client starts from, references resolved."""
+        return {
+            "bootstrap.servers": self.bootstrap,
+            **{k: Secret(v).reveal() for k, v in self.options.items()},
+        }
+
+
+class RegistrySettings(Model):
+    """The schema registry."""
+
+    url: str = Field(EMBEDDED, description="address of a Confluent-compatible registry, or `embedded`")
+    listen: str = Field("127.0.0.1:0", description="where `instep registry` listens; port 0: any free one")
+    user: str = Field("", description="basic authentication")
+    password: Secret = Field(Secret(""), description="basic authentication; usually `env:NAME`")
+
+
+class StateSettings(Model):
+    """Instep's own PostgreSQL: replica, ledger, flow states."""
+
+    dsn: Secret = Field(
+        Secret(EMBEDDED), description="connection string of PostgreSQL 16 or newer, or `embedded`"
+    )
+
+
+class TargetSettings(Model):
+    """One CRM. What a sink of this type needs besides the common names stands beside them in the file."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    type: str = Field(description="a registered sink: tryton, …")
+    url: str = Field("", description="base address, or `embedded` (Tryton only)")
+    key: Secret = Field(Secret(""), description="API key; usually `env:NAME`")
+    calls_per_second: float = Field(0, ge=0, description="the account's call budget; 0: no limit of ours")
+    attempts: int = Field(8, ge=1, description="tries of one document before it waits in the dead letters")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The settings that only this type of sink knows."""
+        return dict(self.model_extra or {})
+
+
+class Settings(Model):
+    """The whole of `instep.toml`."""
+
+    name: str = Field(
+        "instep", description="the project's name; prefix of consumer groups", pattern=r"^[a-z][a-z0-9_-]*$"
+    )
+    data: Path | None = Field(
+        None, description="folder of the embedded parts; default: the user's data directory"
+    )
+    flows: Path = Field(Path("flows"), description="folder of the flow files")
+    sources: dict[str, SourceSettings]
+    kafka: KafkaSettings = KafkaSettings()
+    registry: RegistrySettings = RegistrySettings()
+    state: StateSettings = StateSettings()
+    targets: dict[str, TargetSettings] = Field(default_factory=dict)
+    root: Path = Field(
+        Path("."), exclude=True, description="folder of instep.toml; relative paths start here"
+    )
+
+    @field_validator("sources")
+    @classmethod
+    def _name_slots(cls, sources: dict[str, SourceSettings]) -> dict[str, SourceSettings]:
+        return {n: s if s.slot else s.model_copy(update={"slot": f"instep_{n}"}) for n, s in sources.items()}
+
+    @property
+    def data_dir(self) -> Path:
+        """Where the embedded parts keep their data."""
+        return (self.root / self.data) if self.data else user_data_path("instep") / self.name
+
+    @property
+    def flows_dir(self) -> Path:
+        """The folder of the flow files."""
+        return self.root / self.flows
+
+
+def load(path: Path) -> Settings:
+    """Read `instep.toml` (or the folder that holds it).
+
+    Raises:
+        ConfigError: missing, not TOML, or a setting that is unknown, missing or out of range; names the setting.
+    """
+    file = path / "instep.toml" if path.is_dir() else path
+    try:
+        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"There is no {file}.", "Create a project with `instep init DIR`, or name one with --project."
+        ) from None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{file} cannot be read: {exc}.") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"{file} is not valid TOML: {exc}.") from exc
+    return parse(raw, file.parent.resolve(), str(file))
+
+
+def parse(raw: dict[str, Any], root: Path, origin: str = "instep.toml") -> Settings:
+    """Check a parsed project file.
+
+    Raises:
+        ConfigError: names the first wrong setting.
+    """
+    try:
+        return Settings(**raw, root=root)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{origin}: {name}: {first['msg']}.", "See docs/reference/settings.md.") from None

@@ -1,0 +1,1 @@
+"""What a person touches: commands, embedded parts, demo, verify. The only place that imports everything."""

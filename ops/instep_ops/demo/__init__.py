@@ -1,0 +1,1 @@
+"""A shop whose life goes on, and the terminal that shows it."""

@@ -1,0 +1,1 @@
+"""Real parts on this machine: Kafka, PostgreSQL, Tryton."""

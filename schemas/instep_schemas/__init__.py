@@ -1,0 +1,1 @@
+"""Avro: shapes, evolution, encoders and decoders, the schema registry and its client."""

@@ -1,0 +1,1 @@
+"""A Kafka-backed schema registry that speaks Confluent's API."""

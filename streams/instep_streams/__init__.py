@@ -1,0 +1,1 @@
+"""The running pipelines: capture, flows, delivery, replay."""

@@ -1,0 +1,1 @@
+"""Capture: a store's changes into Kafka, exactly once."""

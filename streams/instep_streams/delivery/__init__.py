@@ -1,0 +1,1 @@
+"""Delivery: flow topics into targets, one outcome per document version."""

@@ -1,0 +1,1 @@
+"""Flows: one SELECT each, kept true on a replica."""

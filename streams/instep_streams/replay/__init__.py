@@ -1,0 +1,1 @@
+"""Replay: past documents delivered again, beside the live flow."""

@@ -1,0 +1,1 @@
+"""Faust on librdkafka: transport, chunk loop, flow agent."""
