@@ -34,9 +34,8 @@ def main() -> int:
                 over.append(f"{file}:{line} {name}: {length} lines (at most {MAX_FUNCTION})")
     lengths.sort()
     p95 = lengths[int(len(lengths) * 0.95)]
-    print(
-        f"{len(sizes)} files, median {median(sizes):.0f} lines; {len(lengths)} functions, median {median(lengths):.0f}, p95 {p95} lines"
-    )
+    print(f"files: {len(sizes)}, median {median(sizes):.0f} lines")
+    print(f"functions: {len(lengths)}, median {median(lengths):.0f}, p95 {p95} lines")
     print(*over, sep="\n")
     return 1 if over else 0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Final, NamedTuple
 
 
@@ -35,7 +35,7 @@ POSITION_HEADER: Final = "instep.position"
 _PACKED = struct.Struct(">IQI")
 
 
-class Op(str, Enum):
+class Op(StrEnum):
     """What happened to a row; the letters are Debezium's `op`."""
 
     READ = "r"

@@ -16,7 +16,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 
 class InstepError(Exception):
@@ -95,7 +95,7 @@ class TargetError(InstepError):
     exit_code = 8
 
 
-class Advice(str, Enum):
+class Advice(StrEnum):
     """What to do with a failure."""
 
     AGAIN = "again"

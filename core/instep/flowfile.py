@@ -34,9 +34,7 @@ class Flow(Model):
     sql: str = Field(description="the SELECT")
     key: tuple[str, ...] = Field(min_length=1, description="output column(s) that identify a document")
     source: str = Field("", description="the source whose tables it reads; default: the only one")
-    target: str | None = Field(
-        None, description="the target its documents are delivered to; none: only the topic"
-    )
+    target: str | None = Field(None, description="the target its documents are delivered to; none: only the topic")
     object: str = Field("", description="object type in the target, `product.product`")
     fields: tuple[str, ...] | None = Field(None, description="columns that are delivered; default: all")
     delete: Delete = Field(Delete.DEACTIVATE, description="what a vanished row does to the record")
@@ -60,9 +58,7 @@ def parse(name: str, text: str) -> Flow:
     """
     found = _HEADER.match(text)
     if found is None:
-        raise FlowError(
-            "HEADER", f"Flow {name} has no header.", 'Begin the file with /* instep  key = "…" */.'
-        )
+        raise FlowError("HEADER", f"Flow {name} has no header.", 'Begin the file with /* instep  key = "…" */.')
     try:
         raw = tomllib.loads(_SHARED_LINE.sub(r"\1\n", found["toml"]))
         return Flow(name=name, sql=text[found.end() :].strip().rstrip(";").rstrip(), **raw)
@@ -73,9 +69,7 @@ def parse(name: str, text: str) -> Flow:
         setting = ".".join(str(part) for part in first["loc"])
         raise FlowError("HEADER", f"The header of flow {name}: {setting}: {first['msg']}.") from None
     except TypeError as exc:
-        raise FlowError(
-            "HEADER", f"The header of flow {name}: {exc}.", "`name` and `sql` are not settings."
-        ) from None
+        raise FlowError("HEADER", f"The header of flow {name}: {exc}.", "`name` and `sql` are not settings.") from None
 
 
 def load_all(folder: Path) -> dict[str, Flow]:

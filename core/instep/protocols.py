@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
 from instep.change import Change, Position
@@ -44,7 +44,7 @@ class Document:
     digest: str = ""
 
 
-class Delete(str, Enum):
+class Delete(StrEnum):
     """What a tombstone does to the record in the target."""
 
     DEACTIVATE = "deactivate"

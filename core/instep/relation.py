@@ -6,10 +6,10 @@ Shared by capture (which reads it), schemas (which derives Avro from it) and the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 
-class ReplicaIdentity(str, Enum):
+class ReplicaIdentity(StrEnum):
     """`pg_class.relreplident`."""
 
     DEFAULT = "d"
@@ -18,7 +18,7 @@ class ReplicaIdentity(str, Enum):
     INDEX = "i"
 
 
-class TypeKind(str, Enum):
+class TypeKind(StrEnum):
     """`pg_type.typtype`, with arrays (typcategory A, typelem set) told apart as `a`."""
 
     BASE = "b"

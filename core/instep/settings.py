@@ -65,9 +65,7 @@ class SourceSettings(Model):
 
     type: Literal["postgres"] = "postgres"
     dsn: Secret = Field(description="libpq connection string or URI of the store; usually `env:NAME`")
-    tables: tuple[str, ...] = Field(
-        ("public.*",), description="captured tables, `schema.table`, `*` as a wildcard"
-    )
+    tables: tuple[str, ...] = Field(("public.*",), description="captured tables, `schema.table`, `*` as a wildcard")
     publication: str = Field("instep", description="publication; created when it does not exist")
     slot: str = Field("", description="replication slot; default `instep_<source>`")
     partitions: int = Field(4, ge=1, description="partitions of each new data topic")
@@ -106,9 +104,7 @@ class RegistrySettings(Model):
 class StateSettings(Model):
     """Instep's own PostgreSQL: replica, ledger, flow states."""
 
-    dsn: Secret = Field(
-        Secret(EMBEDDED), description="connection string of PostgreSQL 16 or newer, or `embedded`"
-    )
+    dsn: Secret = Field(Secret(EMBEDDED), description="connection string of PostgreSQL 16 or newer, or `embedded`")
 
 
 class TargetSettings(Model):
@@ -134,18 +130,14 @@ class Settings(Model):
     name: str = Field(
         "instep", description="the project's name; prefix of consumer groups", pattern=r"^[a-z][a-z0-9_-]*$"
     )
-    data: Path | None = Field(
-        None, description="folder of the embedded parts; default: the user's data directory"
-    )
+    data: Path | None = Field(None, description="folder of the embedded parts; default: the user's data directory")
     flows: Path = Field(Path("flows"), description="folder of the flow files")
     sources: dict[str, SourceSettings]
     kafka: KafkaSettings = KafkaSettings()
     registry: RegistrySettings = RegistrySettings()
     state: StateSettings = StateSettings()
     targets: dict[str, TargetSettings] = Field(default_factory=dict)
-    root: Path = Field(
-        Path("."), exclude=True, description="folder of instep.toml; relative paths start here"
-    )
+    root: Path = Field(Path("."), exclude=True, description="folder of instep.toml; relative paths start here")
 
     @field_validator("sources")
     @classmethod
