@@ -51,15 +51,15 @@ class Position(NamedTuple):
     Attributes:
         epoch: counts system identifier and timeline changes of the source, from 1.
         lsn: the transaction's commit LSN (pgoutput BEGIN `final_lsn`); for snapshot rows the consistent point.
-        index: 0-based number of the change within its transaction.
+        seq: 0-based number of the change within its transaction.
     """
 
     epoch: int
     lsn: int
-    index: int = 0
+    seq: int = 0
 
     def pack(self) -> bytes:
-        """Give 16 bytes, big-endian: epoch uint32, lsn uint64, index uint32."""
+        """Give 16 bytes, big-endian: epoch uint32, lsn uint64, seq uint32."""
         return _PACKED.pack(*self)
 
     @classmethod
@@ -72,11 +72,11 @@ class Position(NamedTuple):
         return cls(*_PACKED.unpack(packed))
 
     def __str__(self) -> str:
-        return f"{self.epoch}:{format_lsn(self.lsn)}:{self.index}"
+        return f"{self.epoch}:{format_lsn(self.lsn)}:{self.seq}"
 
     @classmethod
     def parse(cls, text: str) -> Position:
-        """Read `EPOCH:X/Y:INDEX`, `X/Y:INDEX` or `X/Y` (epoch 1, index 0).
+        """Read `EPOCH:X/Y:SEQ`, `X/Y:SEQ` or `X/Y` (epoch 1, seq 0).
 
         Raises:
             ValueError: not of that form.
@@ -86,8 +86,8 @@ class Position(NamedTuple):
             parts.insert(0, "1")
         if len(parts) == 2:
             parts.append("0")
-        epoch, lsn, index = parts
-        return cls(int(epoch), parse_lsn(lsn), int(index))
+        epoch, lsn, seq = parts
+        return cls(int(epoch), parse_lsn(lsn), int(seq))
 
 
 def format_lsn(lsn: int) -> str:

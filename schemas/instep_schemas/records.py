@@ -69,8 +69,8 @@ def encode_journal(entry: JournalEntry) -> bytes:
             "epoch": entry.epoch,
             "system": entry.system,
             "timeline": entry.timeline,
-            "first": {"lsn": entry.first.lsn, "index": entry.first.index},
-            "last": {"lsn": entry.last.lsn, "index": entry.last.index},
+            "first": {"lsn": entry.first.lsn, "seq": entry.first.seq},
+            "last": {"lsn": entry.last.lsn, "seq": entry.last.seq},
             "first_commit_us": entry.first_commit_us,
             "last_commit_us": entry.last_commit_us,
             "partitions": [
@@ -96,8 +96,8 @@ def decode_journal(body: bytes) -> JournalEntry:
     first, last, counts = raw.pop("first"), raw.pop("last"), raw.pop("counts")
     return JournalEntry(
         **{**raw, "schema_ids": tuple(raw["schema_ids"])},
-        first=Position(raw["epoch"], first["lsn"], first["index"]),
-        last=Position(raw["epoch"], last["lsn"], last["index"]),
+        first=Position(raw["epoch"], first["lsn"], first["seq"]),
+        last=Position(raw["epoch"], last["lsn"], last["seq"]),
         starts={(p["topic"], p["partition"]): p["start"] for p in partitions},
         ends={(p["topic"], p["partition"]): p["end"] for p in partitions},
         counts={table: Counts(**each) for table, each in counts.items()},
