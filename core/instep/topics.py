@@ -45,3 +45,8 @@ def key_subject(topic: str) -> str:
 def value_subject(topic: str) -> str:
     """Registry subject of the topic's values (TopicNameStrategy)."""
     return f"{topic}-value"
+
+
+def emission_topic(source: str) -> str:
+    """Which worker batch was emitted last: the marker in each of the worker's Kafka transactions."""
+    return _INVALID.sub("_", f"{source}.__emitted")
