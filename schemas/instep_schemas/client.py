@@ -1,0 +1,193 @@
+"""A client of any Confluent-compatible schema registry, for Instep's own processes.
+
+Synchronous and thread-safe. Ids never change their meaning, so ids and registrations are cached for the life of the
+client; "latest" is asked for each time. Two kinds of failure, as everywhere: `RegistryError` is for a person,
+`ConnectionError` and `TimeoutError` pass by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, Final
+from urllib.parse import quote
+
+import httpx
+
+from instep.errors import RegistryError
+
+CONTENT_TYPE: Final = "application/vnd.schemaregistry.v1+json"
+_PASSING: Final = (408, 429, 500, 502, 503, 504)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Status and parsed JSON body of one call that the registry did not fail on."""
+
+    status: int
+    body: Any
+
+    @property
+    def code(self) -> int:
+        """The registry's own error code (40401, …), or the HTTP status where it gives none."""
+        code = self.body.get("error_code") if isinstance(self.body, dict) else None
+        return code if isinstance(code, int) else self.status
+
+    @property
+    def words(self) -> str:
+        """The registry's own message."""
+        message = self.body.get("message") if isinstance(self.body, dict) else None
+        return str(message or f"HTTP {self.status}")
+
+
+class RegistryClient:
+    """Registers and looks up Avro schemas.
+
+    Args:
+        url: address of the registry; several instances as a comma list, tried in order.
+        user: for basic authentication; empty: none.
+        password: for basic authentication, already resolved.
+        timeout: seconds one call may take.
+    """
+
+    def __init__(self, url: str, user: str = "", password: str = "", *, timeout: float = 10.0) -> None:
+        self._urls = [part.strip().rstrip("/") for part in url.split(",") if part.strip()]
+        if not self._urls:
+            raise RegistryError("No address of a schema registry is given.", "Set registry.url in instep.toml.")
+        self._http = httpx.Client(
+            auth=(user, password) if user else None,
+            timeout=timeout,
+            headers={"Accept": CONTENT_TYPE, "Content-Type": CONTENT_TYPE},
+        )
+        self._lock = Lock()
+        self._texts: dict[int, str] = {}
+        self._ids: dict[tuple[str, str], int] = {}
+
+    def register(self, subject: str, text: str) -> int:
+        """Register a schema under a subject, or find it there, and give its id.
+
+        Raises:
+            RegistryError: not Avro, incompatible, or the subject may not be written.
+            ConnectionError, TimeoutError: no instance answers.
+        """
+        with self._lock:
+            known = self._ids.get((subject, text))
+        if known is not None:
+            return known
+        answer = self._call("POST", f"/subjects/{_part(subject)}/versions", body={"schema": text})
+        if answer.status != 200:
+            raise _refusal(f"The schema of {subject} is refused", answer)
+        schema_id = int(answer.body["id"])
+        with self._lock:
+            self._ids[subject, text] = schema_id
+        return schema_id
+
+    def schema(self, schema_id: int) -> str:
+        """The text of a schema, referenced schemas included.
+
+        Raises:
+            RegistryError: the registry has no schema with this id.
+            ConnectionError, TimeoutError: no instance answers.
+        """
+        with self._lock:
+            known = self._texts.get(schema_id)
+        if known is not None:
+            return known
+        answer = self._call("GET", f"/schemas/ids/{schema_id}")
+        if answer.status == 200 and answer.body.get("references"):
+            answer = self._call("GET", f"/schemas/ids/{schema_id}", query={"format": "resolved"})
+        if answer.status != 200:
+            raise _refusal(f"The schema with id {schema_id} cannot be read", answer)
+        text = str(answer.body["schema"])
+        with self._lock:
+            self._texts[schema_id] = text
+        return text
+
+    def latest(self, subject: str) -> tuple[int, int, str] | None:
+        """Id, version and text of the newest schema of a subject; None when the subject has none.
+
+        Raises:
+            RegistryError: the registry refuses to tell.
+            ConnectionError, TimeoutError: no instance answers.
+        """
+        answer = self._call("GET", f"/subjects/{_part(subject)}/versions/latest")
+        if answer.status == 404:
+            return None
+        if answer.status != 200:
+            raise _refusal(f"The newest schema of {subject} cannot be read", answer)
+        return int(answer.body["id"]), int(answer.body["version"]), str(answer.body["schema"])
+
+    def check(self, subject: str, text: str) -> list[str]:
+        """Say what makes a schema incompatible under the subject's level; empty when it may be registered.
+
+        Raises:
+            RegistryError: not Avro, or the registry refuses to tell.
+            ConnectionError, TimeoutError: no instance answers.
+        """
+        path, query = f"/compatibility/subjects/{_part(subject)}/versions", {"verbose": "true"}
+        answer = self._call("POST", path, query=query, body={"schema": text})
+        if answer.status in (404, 405):  # some registries only know the check against one version
+            answer = self._call("POST", f"{path}/latest", query=query, body={"schema": text})
+        if answer.status == 404:
+            return []
+        if answer.status != 200:
+            raise _refusal(f"The schema of {subject} cannot be checked", answer)
+        if answer.body["is_compatible"]:
+            return []
+        return [str(m) for m in answer.body.get("messages") or ()] or ["incompatible; the registry gives no reason"]
+
+    def subjects(self) -> list[str]:
+        """Every subject that is not deleted.
+
+        Raises:
+            RegistryError: the registry refuses to tell.
+            ConnectionError, TimeoutError: no instance answers.
+        """
+        answer = self._call("GET", "/subjects")
+        if answer.status != 200:
+            raise _refusal("The subjects cannot be listed", answer)
+        return [str(subject) for subject in answer.body]
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _call(
+        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Mapping[str, Any] | None = None
+    ) -> _Answer:
+        failure: Exception | None = None
+        for url in self._urls:
+            try:
+                response = self._http.request(method, f"{url}{path}", params=query, json=body)
+                answer = _Answer(response.status_code, response.json() if response.content else None)
+            except httpx.TimeoutException:
+                failure = TimeoutError(f"The schema registry at {url} does not answer in time.")
+                continue
+            except (httpx.TransportError, ValueError) as exc:  # ValueError: something that is no registry answered
+                failure = ConnectionError(f"The schema registry at {url} cannot be reached: {exc}.")
+                continue
+            if answer.status not in _PASSING:
+                return answer
+            failure = ConnectionError(f"The schema registry at {url} cannot answer now: {answer.words}")
+        assert failure is not None
+        raise failure
+
+
+def _part(subject: str) -> str:
+    return quote(subject, safe="")
+
+
+def _refusal(what: str, answer: _Answer) -> RegistryError:
+    words = answer.words.rstrip(".")
+    if answer.status in (401, 403):
+        remedy = "Set registry.user and registry.password in instep.toml to an account that may do this."
+    elif answer.status == 409:
+        remedy = "Make the change in compatible steps, or lower the subject's compatibility level."
+    elif answer.code == 42205:
+        remedy = "Set the subject's mode to READWRITE."
+    elif answer.status == 404:
+        remedy = "Check that registry.url names the registry these topics were written with."
+    else:
+        remedy = "See docs/reference/registry.md."
+    return RegistryError(f"{what}: {words} (code {answer.code}).", remedy)
