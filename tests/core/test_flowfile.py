@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import pytest
+
+from instep.errors import FlowError
+from instep.flowfile import load_all, parse
+from instep.protocols import Delete
+
+CARD = """
+/* instep
+target = "crm"          object = "product.product"
+key    = "sku"          delete = "deactivate"
+fields = ["name", "price"]   source = "shop"
+*/
+SELECT p.sku, p.name FROM products p;
+"""
+
+
+def test_a_flow_file_is_a_header_and_one_select() -> None:
+    flow = parse("card", CARD)
+    assert (flow.target, flow.object, flow.key, flow.delete) == ("crm", "product.product", ("sku",), Delete.DEACTIVATE)
+    assert flow.fields == ("name", "price")
+    assert flow.source == "shop"
+    assert flow.sql == "SELECT p.sku, p.name FROM products p"
+
+
+def test_a_key_may_have_several_columns() -> None:
+    assert parse("f", '/* instep\nkey = ["a", "b"]\n*/ SELECT 1').key == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("SELECT 1", "no header"),
+        ("/* instep */ SELECT 1", "key"),
+        ('/* instep\nkey = "a"\ntaget = "crm"\n*/ SELECT 1', "taget"),
+        ('/* instep\nkey = "a"\ndelete = "burn"\n*/ SELECT 1', "delete"),
+        ("/* instep\nkey = \n*/ SELECT 1", "not valid TOML"),
+        ('/* instep\nkey = "a"\nname = "b"\n*/ SELECT 1', "name"),
+    ],
+)
+def test_a_wrong_header_is_refused_by_name(text: str, named: str) -> None:
+    with pytest.raises(FlowError, match=named) as refused:
+        parse("f", text)
+    assert refused.value.code == "HEADER"
+
+
+def test_a_folder_of_flows_is_read_by_name(tmp_path: Path) -> None:
+    (tmp_path / "b.sql").write_text(CARD)
+    (tmp_path / "a.sql").write_text(CARD)
+    (tmp_path / "notes.txt").write_text("not a flow")
+    assert list(load_all(tmp_path)) == ["a", "b"]
