@@ -26,5 +26,8 @@ lint: setup
 	$(BIN)/lint-imports
 	$(BIN)/python tools/budget.py
 
+UV_LOCK := uv pip compile pyproject.toml --generate-hashes --no-header --no-emit-index-url --no-annotate --python-version 3.11
+
 lock:
-	uv pip compile pyproject.toml --extra embedded --group dev --generate-hashes --no-header --no-emit-index-url --no-annotate --python-version 3.11 -o requirements/dev.txt
+	$(UV_LOCK) --extra embedded --group dev -o requirements/dev.txt
+	$(UV_LOCK) -o requirements/runtime.txt
