@@ -1,0 +1,52 @@
+import socket
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from instep.errors import EnvironmentFault
+from instep.settings import KafkaSettings
+from instep_ops.embedded import Kafka
+
+
+def topics(bootstrap: str) -> set[str]:
+    return set(AdminClient({"bootstrap.servers": bootstrap}).list_topics(timeout=20).topics)
+
+
+def test_broker_serves_and_creates_no_topic_by_itself(kafka: KafkaSettings) -> None:
+    producer = Producer(kafka.client() | {"message.timeout.ms": 1500})
+    errors: list[str] = []
+    producer.produce("embedded.typo", b"x", on_delivery=lambda error, _: errors.append(str(error)))
+    producer.flush(10)
+    assert errors
+    assert "embedded.typo" not in topics(kafka.bootstrap)
+
+
+def test_restart_and_kill_keep_data_and_port(tmp_path: Path) -> None:
+    server = Kafka(tmp_path)
+    server.ensure()
+    server.start()
+    try:
+        bootstrap = server.bootstrap
+        admin = AdminClient({"bootstrap.servers": bootstrap})
+        admin.create_topics([NewTopic("kept", 1, 1)])["kept"].result(20)
+        for end in (server.stop, server.kill):
+            end()
+            assert not server.alive()
+            server.start()
+            assert server.bootstrap == bootstrap
+            assert "kept" in topics(bootstrap)
+    finally:
+        server.stop()
+
+
+def test_port_in_use_is_named(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        server = Kafka(tmp_path, other.getsockname()[1])
+        server.ensure()
+        with pytest.raises(EnvironmentFault, match=r"Kafka cannot listen on .*: the port is in use"):
+            server.start()

@@ -1,0 +1,69 @@
+import socket
+from pathlib import Path
+
+import psycopg
+import pytest
+from tests.fixtures.postgres import PostgresForTests
+
+from instep.errors import EnvironmentFault
+from instep_ops.embedded import Postgres
+
+
+def test_server_streams_logical_changes_and_makes_databases(postgres: PostgresForTests) -> None:
+    first, second = postgres.database(), postgres.database()
+    assert first != second
+    with psycopg.connect(first) as conn:
+        assert conn.execute("SHOW wal_level").fetchone() == ("logical",)
+        assert conn.execute("SELECT current_setting('server_version_num')::int / 10000").fetchone() == (18,)
+
+
+def test_restart_and_kill_keep_data_and_port(tmp_path: Path) -> None:
+    server = Postgres(tmp_path / "pg", "kept")
+    server.ensure()
+    server.start()
+    try:
+        dsn = server.create_database("shop")
+        with psycopg.connect(dsn) as conn:
+            conn.execute("CREATE TABLE t AS SELECT 42 AS n")
+        for end in (server.stop, server.kill):
+            end()
+            assert not server.alive()
+            with pytest.raises(psycopg.OperationalError):
+                psycopg.connect(dsn)
+            server.start()
+            with psycopg.connect(dsn) as conn:
+                assert conn.execute("SELECT n FROM t").fetchone() == (42,)
+    finally:
+        server.stop()
+
+
+def test_next_start_ends_what_a_crash_left_behind(tmp_path: Path) -> None:
+    crashed = Postgres(tmp_path, "left")
+    crashed.ensure()
+    crashed.start()
+    again = Postgres(tmp_path, "left")
+    again.ensure()
+    again.start()
+    try:
+        assert crashed.pid is None
+        assert again.port == crashed.port
+    finally:
+        again.stop()
+
+
+def test_wrong_password_is_refused(postgres: PostgresForTests) -> None:
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(postgres.database_dsn("postgres", password="guess"))
+
+
+def test_port_in_use_is_named(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        server = Postgres(tmp_path, "store", port)
+        server.ensure()
+        with pytest.raises(EnvironmentFault, match=rf"127\.0\.0\.1:{port}: the port is in use") as fault:
+            server.start()
+        assert fault.value.remedy
+    assert not server.alive()
