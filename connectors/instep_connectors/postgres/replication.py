@@ -1,0 +1,262 @@
+"""A replication connection, driven through libpq's own calls: psycopg has no replication API.
+
+Never blocks while it streams: `receive` gives what has arrived, `fileno` is for the caller's select.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import time
+from collections.abc import Callable
+from struct import Struct
+from typing import Final, NamedTuple
+
+import psycopg
+from psycopg import pq
+from psycopg.errors import error_from_result
+
+from instep.change import format_lsn, parse_lsn
+from instep.errors import SourceError
+from instep_connectors.postgres.pgoutput import PG_EPOCH_US
+from instep_connectors.postgres.session import PINNED, connection_failure, conninfo, passing
+
+log = logging.getLogger(__name__)
+
+_XLOG_HEADER: Final = 25
+"""Bytes in front of a frame's message: `w`, start, end, server clock."""
+
+_KEEPALIVE = Struct(">cQqB")
+_STATUS = Struct(">cQQQqB")
+_SILENCE_S: Final = 60.0
+"""With no byte for so long although we asked for one, the connection is dead (a NAT forgot it, a cable was pulled)."""
+
+
+class Keepalive(NamedTuple):
+    """The server has sent everything up to `end`; `reply` asks for an answer at once."""
+
+    end: int
+    reply: bool
+
+
+class Identity(NamedTuple):
+    """IDENTIFY_SYSTEM: system identifier, timeline, WAL position."""
+
+    system: str
+    timeline: int
+    lsn: int
+
+
+class NewSlot(NamedTuple):
+    """A slot just made: every transaction committed below `lsn` is in the exported snapshot, all others will follow."""
+
+    lsn: int
+    snapshot: str
+
+
+class ReplicationConnection:
+    """One `replication=database` connection.
+
+    Args:
+        dsn: the user's connection string.
+        application: our name in the store's pg_stat_replication.
+
+    Raises:
+        SourceError: the store refuses this user, password or database.
+        ConnectionError: the store is not there (yet).
+    """
+
+    def __init__(self, dsn: str, application: str) -> None:
+        text = conninfo(dsn, application, replication="database")
+        self._conn = pq.PGconn.connect(text.encode())
+        if self._conn.status != pq.ConnStatus.OK:
+            message = self._conn.get_error_message()
+            self._conn.finish()
+            raise connection_failure(dsn, message)
+        for statement in PINNED:
+            self._run(statement)
+        self._heard = time.monotonic()
+
+    def identify(self) -> Identity:
+        """Ask who the server is and where its WAL stands."""
+        row = self._run("IDENTIFY_SYSTEM")
+        return Identity(_cell(row, 0), int(_cell(row, 1)), parse_lsn(_cell(row, 2)))
+
+    def create_slot(self, name: str, idle: Callable[[float], bool]) -> NewSlot | None:
+        """Create a logical slot and export its snapshot, which lives until this connection's next command.
+
+        The server first waits for every transaction that is running; that wait is logged.
+
+        Args:
+            name: of the slot.
+            idle: tells, given 0 seconds, whether the process should stop.
+
+        Returns:
+            None when the process should stop.
+
+        Raises:
+            SourceError: the name is not allowed, or no slot is free.
+            ConnectionError: lost meanwhile.
+        """
+        self._send(f"CREATE_REPLICATION_SLOT {_quote(name)} LOGICAL pgoutput EXPORT_SNAPSHOT")
+        told = time.monotonic()
+        while not self._ready(0.5):
+            if idle(0.0):
+                self._conn.get_cancel().cancel()
+                return None
+            if time.monotonic() - told > 10:
+                told = time.monotonic()
+                log.warning("slot %s: the store waits for transactions that were running before; end the oldest?", name)
+        try:
+            row = self._result()
+        except psycopg.Error as exc:
+            if exc.sqlstate in ("42602", "42710", "53400"):
+                raise SourceError(
+                    f"The slot {name} cannot be made: {exc}.", "Name another `slot` in the source's settings."
+                ) from None
+            raise passing(exc) from exc
+        return NewSlot(parse_lsn(_cell(row, 1)), _cell(row, 2))
+
+    def start(self, slot: str, lsn: int, publication: str) -> None:
+        """Begin to stream what was committed at or behind `lsn`.
+
+        Raises:
+            ConnectionError: the slot is in use or the server goes away.
+            psycopg.Error: the server refuses.
+        """
+        names = _quote(publication).replace("'", "''")
+        self._send(
+            f"START_REPLICATION SLOT {_quote(slot)} LOGICAL {format_lsn(lsn)} "
+            f"(proto_version '1', publication_names '{names}', messages 'true')"
+        )
+        while not self._ready(1.0):
+            pass
+        try:
+            self._result(pq.ExecStatus.COPY_BOTH)
+        except psycopg.Error as exc:
+            raise passing(exc) from exc
+        self._conn.nonblocking = 1
+        self._heard = time.monotonic()
+
+    def fileno(self) -> int:
+        """The socket, for select."""
+        return self._conn.socket
+
+    def receive(self) -> bytes | Keepalive | None:
+        """The next pgoutput message, a keepalive, or None when nothing is there.
+
+        Raises:
+            ConnectionError: the server ended the stream.
+            psycopg.Error: the server reports an error that does not pass by itself.
+        """
+        size, data = self._copy_data()
+        if size == 0:
+            try:
+                self._conn.consume_input()
+            except psycopg.Error as exc:
+                raise passing(exc) from exc
+            size, data = self._copy_data()
+            if size == 0:
+                return None
+        self._heard = time.monotonic()
+        if size < 0:
+            self._ended()
+        if data[0] == 119:  # w
+            return bytes(data[_XLOG_HEADER:])
+        _, end, _, reply = _KEEPALIVE.unpack(data)
+        return Keepalive(end, reply == 1)
+
+    def send_status(self, flushed: int, *, ask: bool = False) -> None:
+        """Report what is durable downstream.
+
+        Args:
+            flushed: everything below this LSN may be forgotten by the store.
+            ask: ask for a keepalive. Never in answer to a keepalive: the two sides would play ping-pong.
+
+        Raises:
+            ConnectionError: the connection is lost.
+        """
+        clock = time.time_ns() // 1000 - PG_EPOCH_US
+        try:
+            self._conn.put_copy_data(_STATUS.pack(b"r", flushed, flushed, flushed, clock, ask))
+            self._conn.flush()
+        except psycopg.Error as exc:
+            raise passing(exc) from exc
+
+    def check_silence(self) -> None:
+        """Find out that the other side is gone although TCP has not noticed. Call only while reading.
+
+        Raises:
+            ConnectionError: nothing was heard for a minute, though each status asks for an answer.
+        """
+        if time.monotonic() - self._heard > _SILENCE_S:
+            raise ConnectionError(f"The store's replication connection is silent for {_SILENCE_S:.0f} s.")
+
+    def heard(self) -> None:
+        """Start the clock of `check_silence` again: nobody was listening until now."""
+        self._heard = time.monotonic()
+
+    def close(self) -> None:
+        """Close. Safe to call twice."""
+        self._conn.finish()
+
+    def _copy_data(self) -> tuple[int, memoryview]:
+        try:
+            return self._conn.get_copy_data(1)
+        except psycopg.Error as exc:
+            raise passing(exc) from exc
+
+    def _ended(self) -> None:
+        try:
+            self._result()
+        except psycopg.Error as exc:
+            raise passing(exc) from exc
+        raise ConnectionError("The store ended the replication stream.")
+
+    def _run(self, command: str) -> pq.abc.PGresult:
+        self._send(command)
+        while not self._ready(1.0):
+            pass
+        try:
+            return self._result()
+        except psycopg.Error as exc:
+            raise passing(exc) from exc
+
+    def _send(self, command: str) -> None:
+        try:
+            self._conn.send_query(command.encode())
+        except psycopg.Error as exc:
+            raise passing(exc) from exc
+
+    def _ready(self, wait_s: float) -> bool:
+        if self._conn.is_busy():
+            select.select([self._conn.socket], [], [], wait_s)
+            try:
+                self._conn.consume_input()
+            except psycopg.Error as exc:
+                raise passing(exc) from exc
+        return not self._conn.is_busy()
+
+    def _result(self, expected: pq.ExecStatus | None = None) -> pq.abc.PGresult:
+        """The command's result; reads on to the end of the command unless it opens a stream."""
+        result = self._conn.get_result()
+        if result is None:
+            raise psycopg.OperationalError("no result")
+        if result.status == pq.ExecStatus.FATAL_ERROR:
+            while self._conn.get_result() is not None:
+                pass
+            raise error_from_result(result)
+        if result.status != expected:
+            while self._conn.get_result() is not None:
+                pass
+        return result
+
+
+def _cell(result: pq.abc.PGresult, column: int) -> str:
+    value = result.get_value(0, column)
+    assert value is not None
+    return value.decode()
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

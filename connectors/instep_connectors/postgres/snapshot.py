@@ -1,0 +1,121 @@
+"""Read whole tables as of a slot's exported snapshot, by COPY.
+
+COPY is read as it arrives: however large a table is, only what the socket holds is in memory, and a reader that stops
+reading stops the server. The same output functions make the text as in the stream, under the same pinned settings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+from psycopg.errors import InsufficientPrivilege, UndefinedObject
+
+from instep.errors import SourceError
+from instep.relation import Relation
+from instep_connectors.postgres.catalog import Catalog
+from instep_connectors.postgres.publication import Published
+from instep_connectors.postgres.session import connect, passing
+
+_ESCAPE: Final = re.compile(rb"\\(.)", re.DOTALL)
+_ESCAPED: Final = {
+    b"b": b"\b",
+    b"f": b"\f",
+    b"n": b"\n",
+    b"r": b"\r",
+    b"t": b"\t",
+    b"v": b"\v",
+}
+
+TextRow = tuple[bytes | None, ...]
+
+
+def parse_copy_line(line: bytes) -> TextRow:
+    """One line of COPY's text format, newline included, as column texts; None for NULL.
+
+    Raises:
+        ValueError: not a whole line.
+    """
+    if line[-1:] != b"\n":
+        raise ValueError("a COPY line without its end")
+    fields = line[:-1].split(b"\t")
+    if b"\\" not in line:
+        return tuple(fields)
+    return tuple(
+        None if field == b"\\N" else _ESCAPE.sub(_unescape, field) if b"\\" in field else field for field in fields
+    )
+
+
+def _unescape(match: re.Match[bytes]) -> bytes:
+    return _ESCAPED.get(match[1], match[1])
+
+
+class Snapshot:
+    """A transaction pinned to an exported snapshot, its tables locked against a rewrite.
+
+    Args:
+        dsn: the user's connection string.
+        application: our name in the store.
+        exported: the snapshot's identifier.
+        tables: everything that will be read.
+
+    Raises:
+        SourceError: a table may not be read.
+        ConnectionError: the store or the exported snapshot is gone.
+    """
+
+    def __init__(self, dsn: str, application: str, exported: str, tables: Sequence[Published]) -> None:
+        self._conn: psycopg.Connection[Any] = connect(dsn, application)
+        try:
+            self._conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            self._conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(exported)))
+            for table in tables:
+                self._lock(table)
+        except UndefinedObject:
+            self.close()
+            raise ConnectionError("The slot's exported snapshot ended with its connection.") from None
+        except psycopg.Error as exc:
+            self.close()
+            raise passing(exc) from exc
+        except BaseException:
+            self.close()
+            raise
+
+    def relations(self, tables: Sequence[Published]) -> dict[int, Relation]:
+        """The tables' definitions as of the snapshot, by OID."""
+        return Catalog(self._conn).relations({table.oid: table.columns for table in tables})
+
+    def rows(self, table: Published, relation: Relation) -> Iterator[TextRow]:
+        """Every row of a table, columns in the relation's order.
+
+        Raises:
+            ConnectionError: lost meanwhile.
+        """
+        columns = sql.SQL(", ").join(sql.Identifier(c.name) for c in relation.columns)
+        where = sql.SQL(" WHERE ") + sql.SQL(table.row_filter) if table.row_filter else sql.SQL("")
+        query = sql.SQL("COPY (SELECT {} FROM {}{}) TO STDOUT").format(
+            columns, sql.Identifier(table.schema, table.name), where
+        )
+        try:
+            with self._conn.cursor() as cursor, cursor.copy(query) as copy:
+                for line in copy:
+                    yield parse_copy_line(bytes(line)) if relation.columns else ()
+        except psycopg.Error as exc:
+            raise passing(exc) from exc
+
+    def close(self) -> None:
+        """End the transaction and the connection. Safe to call twice."""
+        self._conn.close()
+
+    def _lock(self, table: Published) -> None:
+        name = sql.Identifier(table.schema, table.name)
+        try:
+            self._conn.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(name))
+        except InsufficientPrivilege:
+            raise SourceError(
+                f"The user in the source's dsn may not read the table {table.table}.",
+                f"GRANT USAGE ON SCHEMA {table.schema} TO …; GRANT SELECT ON {table.table} TO …;",
+            ) from None
