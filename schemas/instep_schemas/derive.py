@@ -1,0 +1,293 @@
+"""From a captured table to its Avro schemas: the exact JSON text that Debezium's Avro converter would register."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from instep.relation import Column, Relation, ReplicaIdentity
+from instep_schemas import standins
+from instep_schemas.mapping import Avro, Mapped, map_column, named
+from instep_schemas.wire import Unsupported, WireOptions, adjusted_name, adjusted_namespace, column_matches
+
+SNAPSHOT_MARKERS: Final = "true,first,first_in_data_collection,last_in_data_collection,last,false,incremental"
+
+_LONG: Final = ["null", "long"]
+_TEXT: Final = ["null", "string"]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One written column.
+
+    Attributes:
+        name: its adjusted name, the Avro field's.
+        column: as PostgreSQL describes it.
+        index: where its value stands in the row's tuple.
+        mapped: its Avro type and codec.
+        optional: whether null is written (the Avro type is a union).
+        default: Avro bytes of the default that the schema shows, None for none.
+        identity: whether UPDATE and DELETE carry its old value.
+        masked: (n) asterisks instead of any value, None otherwise.
+        truncated: at most so many characters, None otherwise.
+    """
+
+    name: str
+    column: Column
+    index: int
+    mapped: Mapped
+    optional: bool
+    default: bytes | None
+    identity: bool
+    masked: int | None = None
+    truncated: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TableSchemas:
+    """A table on the wire.
+
+    Attributes:
+        namespace: of its records.
+        fields: the written columns, in tuple order.
+        key_fields: the Kafka key's columns in key order; empty for a keyless table.
+        key_text: schema text of the Kafka key, None for a keyless table.
+        value_text: schema text of the envelope.
+        key: `key_text`, parsed.
+        value: `value_text`, parsed.
+    """
+
+    namespace: str
+    fields: tuple[Field, ...]
+    key_fields: tuple[Field, ...]
+    key_text: str | None
+    value_text: str
+    key: dict[str, Any] | None
+    value: dict[str, Any]
+
+
+def derive(relation: Relation, options: WireOptions) -> TableSchemas:
+    """Give the table's key and envelope schemas.
+
+    Raises:
+        Unsupported: two columns have one name in Avro (they differ by case only, or by characters that Avro lacks),
+            or a key column is left out or masked.
+    """
+    fields = tuple(_fields(relation, options))
+    _refuse_collisions(relation, fields)
+    namespace = adjusted_namespace(options.source, relation.schema, relation.name)
+    by_name = {field.column.name: field for field in fields}
+    key_fields = tuple(by_name[name] for name in relation.key if name in by_name)
+    _refuse_changed_keys(relation, options)
+    key = _key_record(namespace, key_fields, options) if key_fields else None
+    key_text = None if key is None else schema_text(key)
+    value = _envelope(namespace, relation, fields, options)
+    return TableSchemas(namespace, fields, key_fields, key_text, schema_text(value), key, value)
+
+
+def _fields(relation: Relation, options: WireOptions) -> Iterable[Field]:
+    full = relation.replica_identity is ReplicaIdentity.FULL
+    for index, column in enumerate(relation.columns):
+        qualified = f"{relation.table}.{column.name}"
+        if any(column_matches(pattern, qualified) for pattern in options.exclude):
+            continue
+        mapped = map_column(column, options)
+        if mapped is None:
+            continue
+        masked = _filter(options.mask, qualified)
+        if masked is not None:
+            mapped = Mapped({"type": "string", "connect.parameters": {"masked": "true"}}, "text")
+        truncated = _filter(options.truncate, qualified) if mapped.codec == "text" else None
+        if truncated is not None:
+            parameters = {"truncateLength": str(truncated)}
+            mapped = Mapped({"type": "string", "connect.parameters": parameters}, "text", base=mapped.base)
+        yield Field(
+            name=adjusted_name(column.name),
+            column=column,
+            index=index,
+            mapped=mapped,
+            optional=not column.not_null and column.name not in relation.key,
+            default=standins.default_bytes(column, mapped),
+            identity=full or column.identity,
+            masked=masked,
+            truncated=truncated,
+        )
+
+
+def _filter(rules: Iterable[tuple[str, int]], qualified: str) -> int | None:
+    return next((number for pattern, number in rules if column_matches(pattern, qualified)), None)
+
+
+def _refuse_collisions(relation: Relation, fields: Iterable[Field]) -> None:
+    seen: dict[str, str] = {}
+    for field in fields:
+        other = seen.setdefault(field.name.lower(), field.column.name)
+        if other != field.column.name:
+            raise Unsupported(
+                f"The columns {other!r} and {field.column.name!r} of {relation.table} have one name in Avro.",
+                "Rename one of them, or leave it out of the publication.",
+            )
+
+
+def _refuse_changed_keys(relation: Relation, options: WireOptions) -> None:
+    changing = [*options.exclude, *(pattern for pattern, _ in (*options.mask, *options.truncate))]
+    for name in relation.key:
+        if any(column_matches(pattern, f"{relation.table}.{name}") for pattern in changing):
+            raise Unsupported(
+                f"The column {name!r} of {relation.table} is part of its key, but a setting leaves it out or masks it.",
+                "Take it out of that setting: different rows would get one key.",
+            )
+
+
+def _key_record(namespace: str, fields: Iterable[Field], options: WireOptions) -> dict[str, Any]:
+    return {
+        "type": "record",
+        "name": "Key",
+        "namespace": namespace,
+        "fields": [_avro_field(field, options) for field in fields],
+        "connect.name": f"{namespace}.Key",
+    }
+
+
+def _avro_field(field: Field, options: WireOptions) -> dict[str, Any]:
+    avro, default = field.mapped.avro, None
+    if field.default is not None:
+        default = standins.json_default(avro, field.default)
+    shown: dict[str, Any] = {"name": field.name}
+    if default is None:
+        shown["type"] = ["null", avro] if field.optional else avro
+        if field.optional:
+            shown["default"] = None
+    else:
+        avro = _with_default(avro, default)
+        shown |= {"type": [avro, "null"] if field.optional else avro, "default": default}
+    if options.profile == "native":
+        shown |= _native_attributes(field)
+    return shown
+
+
+def _native_attributes(field: Field) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"pg.type": field.column.sql_type}
+    if field.name != field.column.name:
+        attributes["pg.name"] = field.column.name
+    return attributes
+
+
+def _with_default(avro: Avro, default: object) -> dict[str, Any]:
+    """Put `connect.default` where Connect's converter puts it: before the name and the 16-bit mark."""
+    if isinstance(avro, str):
+        return {"type": avro, "connect.default": default}
+    later = ("connect.name", "connect.type", "logicalType")
+    first = {name: value for name, value in avro.items() if name not in later}
+    return {**first, "connect.default": default, **{name: avro[name] for name in later if name in avro}}
+
+
+def _envelope(namespace: str, relation: Relation, fields: tuple[Field, ...], options: WireOptions) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "type": "record",
+        "name": "Value",
+        "namespace": namespace,
+        "fields": [_avro_field(field, options) for field in fields],
+        "connect.name": f"{namespace}.Value",
+    }
+    if options.profile == "native":
+        value["pg.schema"], value["pg.table"] = relation.schema, relation.name
+        value["pg.identity"] = [field.name for field in fields if field.identity]
+    return {
+        "type": "record",
+        "name": "Envelope",
+        "namespace": namespace,
+        "fields": [
+            {"name": "before", "type": ["null", value], "default": None},
+            {"name": "after", "type": ["null", value], "default": None},
+            {"name": "source", "type": source_record()},
+            {"name": "transaction", "type": ["null", transaction_record()], "default": None},
+            {"name": "op", "type": "string"},
+            {"name": "ts_ms", "type": _LONG, "default": None},
+            {"name": "ts_us", "type": _LONG, "default": None},
+            {"name": "ts_ns", "type": _LONG, "default": None},
+        ],
+        "connect.version": 2,
+        "connect.name": f"{namespace}.Envelope",
+    }
+
+
+def source_record() -> dict[str, Any]:
+    """Where a record comes from."""
+    snapshot = named("string", "io.debezium.data.Enum", {"allowed": SNAPSHOT_MARKERS})
+    optional: dict[str, list[str]] = {
+        "txId": _LONG, "lsn": _LONG, "xmin": _LONG, "origin": _TEXT, "origin_lsn": _LONG,
+    }  # fmt: skip
+    return connect_record(
+        "io.debezium.connector.postgresql",
+        "Source",
+        [
+            *({"name": name, "type": "string"} for name in ("version", "connector", "name")),
+            {"name": "ts_ms", "type": "long"},
+            {"name": "snapshot", "type": [_with_default(snapshot, "false"), "null"], "default": "false"},
+            {"name": "db", "type": "string"},
+            {"name": "sequence", "type": _TEXT, "default": None},
+            {"name": "ts_us", "type": _LONG, "default": None},
+            {"name": "ts_ns", "type": _LONG, "default": None},
+            {"name": "schema", "type": "string"},
+            {"name": "table", "type": "string"},
+            *({"name": name, "type": avro, "default": None} for name, avro in optional.items()),
+        ],
+    )
+
+
+def transaction_record() -> dict[str, Any]:
+    """A record's place in its source transaction."""
+    fields = [
+        {"name": "id", "type": "string"},
+        {"name": "total_order", "type": "long"},
+        {"name": "data_collection_order", "type": "long"},
+    ]
+    return connect_record("event", "block", fields)
+
+
+def connect_record(namespace: str, name: str, fields: list[dict[str, Any]]) -> dict[str, Any]:
+    """A record under a Connect name, version 1."""
+    return {
+        "type": "record",
+        "name": name,
+        "namespace": namespace,
+        "fields": fields,
+        "connect.version": 1,
+        "connect.name": f"{namespace}.{name}",
+    }
+
+
+def schema_text(schema: Mapping[str, Any]) -> str:
+    """The schema as Apache Avro for Java prints it: a record's second use is its name, no inherited namespace."""
+    text = json.dumps(_compact(schema, "", set()), separators=(",", ":"), ensure_ascii=False)
+    return _ESCAPE.sub(lambda found: found[1] or found[2].upper().replace("\\U", "\\u"), text)
+
+
+_ESCAPE = re.compile(r"(\\\\)|(\\u[0-9a-f]{4})")
+
+
+def _compact(schema: Any, enclosing: str, seen: set[str]) -> Any:
+    if isinstance(schema, list):
+        return [_compact(each, enclosing, seen) for each in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    if schema["type"] != "record":
+        return {
+            name: _compact(value, enclosing, seen) if name in ("items", "values", "type") else value
+            for name, value in schema.items()
+        }
+    namespace = schema["namespace"]
+    full = f"{namespace}.{schema['name']}"
+    if full in seen:
+        return schema["name"] if namespace == enclosing else full
+    seen.add(full)
+    shown = {name: value for name, value in schema.items() if name != "namespace" or value != enclosing}
+    shown["fields"] = [
+        {name: _compact(value, namespace, seen) if name == "type" else value for name, value in field.items()}
+        for field in schema["fields"]
+    ]
+    return shown

@@ -1,0 +1,145 @@
+"""What stands where a row has no value: fillers, defaults, and the placeholder of an unchanged TOAST column.
+
+All from the Avro type alone, so that encoder and decoder agree by construction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+import uuid
+from typing import Any, Final
+
+from instep.relation import Column
+from instep_schemas.mapping import Avro, Mapped
+from instep_schemas.values import codec_of
+from instep_schemas.varint import counted, long, pack_double, pack_float, read_long
+
+_ZERO_TEXT: Final = {
+    "io.debezium.time.ZonedTimestamp": b"1970-01-01T00:00:00Z",
+    "io.debezium.time.ZonedTime": b"00:00:00Z",
+}
+_ZERO: Final = {"int": b"\x00", "long": b"\x00", "boolean": b"\x00", "float": bytes(4), "double": bytes(8)}
+_ZERO_DECIMAL: Final = b"\x02\x00"
+
+_LITERAL = re.compile(r"B?'((?:[^']|'')*)'(?:::.*)?", re.DOTALL)
+_CALL = re.compile(r"\(?[A-Za-z0-9_.\"]+\(.*\).*|CURRENT_\w+.*|LOCALTIME.*", re.DOTALL)
+_PLAIN = re.compile(r"\(?(-?[0-9.]+|true|false)\)?(?:::.*)?")
+_DEFAULTABLE: Final[dict[str, str]] = {
+    **dict.fromkeys(("int2", "int4", "int8", "numeric", "float4", "float8"), "0"),
+    **dict.fromkeys(("bpchar", "varchar", "text"), ""),
+    **dict.fromkeys(("json", "jsonb"), "{}"),
+    "bool": "f",
+    "bit": "",
+    "varbit": "",
+    "xml": "",
+    "enum": "",
+    "uuid": "00000000-0000-0000-0000-000000000000",
+    "date": "1970-01-01",
+    "time": "00:00:00",
+    "timestamp": "1970-01-01 00:00:00",
+    "timestamptz": "1970-01-01 00:00:00+00",
+    "interval": "00:00:00",
+}
+"""Types whose defaults reach the schema, with the text that a computed default (`now()`) is shown as."""
+
+
+def kind_of(avro: Avro) -> tuple[str, str]:
+    """Avro's type name and the Connect name (empty for none)."""
+    if isinstance(avro, str):
+        return avro, ""
+    return avro["type"], avro.get("connect.name", "")
+
+
+def zero(avro: Avro) -> bytes | None:
+    """The bytes Debezium fills a NOT NULL column with when it does not know the value; None for types without."""
+    kind, name = kind_of(avro)
+    if name == "io.debezium.data.VariableScaleDecimal":
+        return b"\x00" + _ZERO_DECIMAL
+    if name == "org.apache.kafka.connect.data.Decimal":
+        return _ZERO_DECIMAL
+    if name == "io.debezium.data.geometry.Point":
+        return bytes(16) + b"\x00\x00"
+    if kind == "string":
+        return counted(_ZERO_TEXT.get(name, b""))
+    return _ZERO.get(kind, b"\x00")
+
+
+def placeholder(avro: Avro, text: str) -> bytes | None:
+    """The bytes of an unchanged TOAST column; None for types that are never toasted and cannot say so."""
+    kind, name = kind_of(avro)
+    content = text.encode()
+    if name == "io.debezium.data.VariableScaleDecimal":
+        return b"\x00" + counted(content)
+    if kind in ("string", "bytes"):
+        return counted(content)
+    if kind == "map":
+        return long(1) + counted(content) + b"\x02" + counted(content) + b"\x00"
+    if kind == "array" and isinstance(avro, dict):
+        items = _placeholder_items(avro["items"][1], content)
+        return long(len(items)) + b"".join(b"\x02" + item for item in items) + b"\x00"
+    return None
+
+
+def _placeholder_items(avro: Avro, content: bytes) -> list[bytes]:
+    kind, name = kind_of(avro)
+    if name == "io.debezium.data.Uuid":
+        return [counted(str(_uuid3(content)).encode())]
+    if kind in ("int", "long"):
+        return [long(byte) for byte in content]
+    if kind == "float":
+        return [pack_float(byte) for byte in content]
+    if kind == "double":
+        return [pack_double(byte) for byte in content]
+    if kind == "boolean":
+        return [bytes((byte >> shift & 1,)) for byte in content for shift in range(8)]
+    if kind == "record":
+        return [b"\x00" + counted(content)]
+    return [counted(content)]
+
+
+def _uuid3(content: bytes) -> uuid.UUID:
+    """Java's UUID.nameUUIDFromBytes: version 3 without a namespace."""
+    return uuid.UUID(bytes=hashlib.md5(content, usedforsecurity=False).digest(), version=3)
+
+
+def default_text(column: Column, base: str) -> bytes | None:
+    """The column's default as PostgreSQL text; None when it has none, or one that the schema does not show."""
+    expression = column.default
+    zero_text = _DEFAULTABLE.get(base)
+    if expression is None or zero_text is None:
+        return None
+    literal = _LITERAL.fullmatch(expression)
+    if literal is not None:
+        return literal[1].replace("''", "'").encode()
+    if _CALL.fullmatch(expression):
+        return zero_text.encode()
+    plain = _PLAIN.fullmatch(expression)
+    return plain[1].encode() if plain is not None else None
+
+
+def default_bytes(column: Column, mapped: Mapped) -> bytes | None:
+    """The default's Avro bytes; None for no default that the schema could show."""
+    text = default_text(column, mapped.base)
+    if text is None:
+        return None
+    try:
+        return codec_of(mapped)(text)
+    except (ValueError, KeyError, IndexError):
+        return None
+
+
+def json_default(avro: Avro, encoded: bytes) -> Any:
+    """An encoded value as Avro's JSON default; None for records, arrays and maps."""
+    kind, _ = kind_of(avro)
+    if kind in ("int", "long"):
+        return read_long(encoded, 0)[0]
+    if kind == "boolean":
+        return encoded == b"\x01"
+    if kind in ("float", "double"):
+        return struct.unpack("<f" if kind == "float" else "<d", encoded)[0]
+    if kind in ("string", "bytes"):
+        size, at = read_long(encoded, 0)
+        return encoded[at : at + size].decode("utf-8" if kind == "string" else "latin-1")
+    return None

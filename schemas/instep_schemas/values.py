@@ -1,0 +1,341 @@
+"""From a column's PostgreSQL text to its Avro bytes: one codec per way onto the wire.
+
+A codec takes the text as the store sent it and gives the bytes without the union's branch. It raises ValueError with
+a reason (never with the value) when the Avro type cannot carry the value.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from instep_schemas import civil, literals
+from instep_schemas.mapping import Mapped
+from instep_schemas.varint import LENGTH, counted, long, pack_double, pack_float, unsigned
+
+Codec = Callable[[bytes], bytes]
+
+_MEMO_SIZE: Final = 4096
+_INT64: Final = 1 << 63
+_POINT_WKB = struct.Struct("<BIdd").pack
+
+
+class Memo(dict[bytes, bytes]):
+    """Remembers a codec's answers for the texts that come again (prices, quantities, dates); bounded."""
+
+    __slots__ = ("codec",)
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__()
+        self.codec = codec
+
+    def __missing__(self, text: bytes) -> bytes:
+        encoded = self.codec(text)
+        if len(self) >= _MEMO_SIZE:
+            self.clear()
+        self[text] = encoded
+        return encoded
+
+
+def integer(text: bytes) -> bytes:
+    """Any of int2, int4, int8, oid."""
+    number = int(text)
+    return unsigned((number << 1) ^ (number >> 63))
+
+
+def checked_long(number: int) -> bytes:
+    """A computed long.
+
+    Raises:
+        ValueError: more than 64 bits.
+    """
+    if not -_INT64 <= number < _INT64:
+        raise ValueError("outside the range of 64 bits")
+    return long(number)
+
+
+_BITS: Final = {b"1": b"\x01", b"0": b"\x00"}
+BOOLEANS: Final = {b"t": b"\x01", b"f": b"\x00", b"true": b"\x01", b"false": b"\x00"}
+
+
+def boolean(text: bytes) -> bytes:
+    """A bool: `t` or `f`."""
+    return BOOLEANS[text]
+
+
+def real(text: bytes) -> bytes:
+    """A float4."""
+    return pack_float(float(text))
+
+
+def double(text: bytes) -> bytes:
+    """A float8."""
+    return pack_double(float(text))
+
+
+def twos_complement(number: int) -> bytes:
+    """Java's BigInteger.toByteArray: as few bytes as hold the number with its sign."""
+    return number.to_bytes((number if number >= 0 else ~number).bit_length() // 8 + 1, "big", signed=True)
+
+
+def unscaled(text: bytes, scale: int) -> int:
+    """The digits of a number with exactly `scale` digits after the point.
+
+    Raises:
+        ValueError: NaN, Infinity, or another number of digits (never rounded in silence).
+    """
+    whole, point, fraction = text.partition(b".")
+    if not text[-1:].isdigit():
+        raise ValueError("NaN and Infinity have no decimal form")
+    if scale < 0 and not point:
+        number, rest = divmod(int(whole), int(10**-scale))
+        if rest:
+            raise ValueError("more digits than the column's scale")
+        return number
+    if len(fraction) != scale:
+        if len(fraction) > scale and fraction[scale:].strip(b"0"):
+            raise ValueError("more digits than the column's scale")
+        fraction = fraction[:scale].ljust(scale, b"0")
+    return int(whole + fraction)
+
+
+def decimal(mapped: Mapped) -> Codec:
+    """A numeric(p,s) as two's complement bytes of the unscaled number."""
+    scale = mapped.scale
+
+    def encode(text: bytes) -> bytes:
+        content = twos_complement(unscaled(text, scale))
+        return LENGTH[len(content)] + content if len(content) < 8192 else counted(content)
+
+    return encode
+
+
+def variable(text: bytes) -> bytes:
+    """A numeric without scale: VariableScaleDecimal, trailing zeros stripped."""
+    if not text[-1:].isdigit():
+        raise ValueError("NaN and Infinity have no decimal form")
+    whole, _, fraction = text.partition(b".")
+    fraction = fraction.rstrip(b"0")
+    return long(len(fraction)) + counted(twos_complement(int(whole + fraction)))
+
+
+_SPECIAL_DECIMAL: Final = {b"NaN": b"NAN", b"Infinity": b"POSITIVE_INFINITY", b"-Infinity": b"NEGATIVE_INFINITY"}
+
+
+def numeric_text(text: bytes) -> bytes:
+    """decimal.handling.mode=string."""
+    return counted(_SPECIAL_DECIMAL.get(text, text))
+
+
+def plain_money(text: bytes) -> bytes:
+    """`-$1,234.50` as `-1234.50`; also `(1.00)` styles of accounting locales."""
+    digits = bytes(byte for byte in text if byte in b"0123456789.")
+    return b"-" + digits if text[:1] in (b"-", b"(") or b"-" in text else digits
+
+
+def money(mapped: Mapped) -> Codec:
+    """A money as decimal bytes."""
+    scale = mapped.scale
+    return lambda text: counted(twos_complement(unscaled(plain_money(text), scale)))
+
+
+def bits(text: bytes) -> bytes:
+    """A bit string: little-endian bytes without trailing zero bytes (Java's BitSet)."""
+    number = int(text, 2) if text else 0
+    return counted(number.to_bytes((number.bit_length() + 7) // 8, "little"))
+
+
+def unhex(text: bytes) -> bytes:
+    r"""The bytes of `\x00ff`."""
+    if text[:2] != b"\\x":
+        raise ValueError("not in bytea_output=hex")
+    return bytes.fromhex(text[2:].decode("ascii"))
+
+
+def hstore_json(text: bytes) -> bytes:
+    """An hstore as a JSON object, in hstore's order."""
+    pairs = literals.parse_hstore(text.decode())
+    return counted(json.dumps(pairs, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+def hstore_map(text: bytes) -> bytes:
+    """An hstore as an Avro map of nullable strings."""
+    return avro_map(literals.parse_hstore(text.decode()))
+
+
+def avro_map(pairs: dict[str, str | None]) -> bytes:
+    """An Avro map of nullable strings."""
+    if not pairs:
+        return b"\x00"
+    parts = [long(len(pairs))]
+    for key, value in pairs.items():
+        parts += counted(key.encode()), b"\x00" if value is None else b"\x02" + counted(value.encode())
+    return b"".join(parts) + b"\x00"
+
+
+def point(text: bytes) -> bytes:
+    """A point: x, y, its WKB, no srid."""
+    x, y = literals.parse_point(text.decode())
+    return pack_double(x) + pack_double(y) + b"\x02" + counted(_POINT_WKB(1, 1, x, y)) + b"\x00"
+
+
+def date(text: bytes) -> bytes:
+    """Days since 1970; the infinities by the numbers Debezium's stream writes."""
+    if text == b"infinity":
+        return long(civil.DATE_INFINITY)
+    if text == b"-infinity":
+        return long(civil.DATE_MINUS_INFINITY)
+    return long(civil.parse_date(text))
+
+
+def time_us(text: bytes) -> bytes:
+    """Microseconds of the day."""
+    return long(civil.parse_time(text))
+
+
+def time_ms(text: bytes) -> bytes:
+    """Milliseconds of the day."""
+    return long(civil.parse_time(text) // 1000)
+
+
+def timestamp_us(text: bytes) -> bytes:
+    """Microseconds since the Unix epoch; the infinities by pgjdbc's numbers."""
+    if len(text) >= 19 and text[4] == 45 and text[-1] != 67:
+        return checked_long(_DAYS[text[:10]] + civil.parse_time(text[11:]))
+    return checked_long(_timestamp_micros(text))
+
+
+def timestamp_ms(text: bytes) -> bytes:
+    """Milliseconds since the Unix epoch."""
+    return checked_long(_timestamp_micros(text) // 1000)
+
+
+def _timestamp_micros(text: bytes) -> int:
+    if text == b"infinity":
+        return civil.TIMESTAMP_INFINITY_MS * 1000
+    if text == b"-infinity":
+        return civil.TIMESTAMP_MINUS_INFINITY_MS * 1000
+    micros = civil.parse_timestamp(text)
+    if micros in (civil.TIMESTAMP_INFINITY_MS * 1000, civil.TIMESTAMP_MINUS_INFINITY_MS * 1000):
+        raise ValueError("this moment stands for infinity on the wire")
+    return micros
+
+
+class _Days(dict[bytes, int]):
+    """Microseconds of the midnights seen lately."""
+
+    def __missing__(self, text: bytes) -> int:
+        if len(self) >= _MEMO_SIZE:
+            self.clear()
+        self[text] = civil.parse_date(text) * civil.DAY_US
+        return self[text]
+
+
+_DAYS: Final = _Days()
+
+
+def zoned(mapped: Mapped) -> Codec:
+    """A timestamptz as ISO text in UTC, the fraction padded to the column's precision."""
+    digits = mapped.scale
+    size = 9 + digits if digits else 8
+
+    def encode(text: bytes) -> bytes:
+        if text[-3:] != b"+00" or text[4] != 45:
+            return counted(_zoned_slowly(text, digits))
+        clock = text[11:-3]
+        if len(clock) != size:
+            clock = (clock + b".").ljust(size, b"0") if len(clock) == 8 else clock.ljust(size, b"0")
+        return LENGTH[size + 12] + text[:10] + b"T" + clock + b"Z"
+
+    return encode
+
+
+def _zoned_slowly(text: bytes, digits: int) -> bytes:
+    if text in (b"infinity", b"-infinity"):
+        return text
+    days, clock = divmod(civil.parse_timestamp(text), civil.DAY_US)
+    year, month, day = civil.civil_from_days(days)
+    shown = f"{year:04d}" if 0 <= year <= 9999 else f"{year:+05d}"
+    time, _, fraction = civil.format_time(clock).partition(".")
+    padded = f".{fraction.ljust(digits, '0')}" if digits else ""
+    return f"{shown}-{month:02d}-{day:02d}T{time}{padded}Z".encode()
+
+
+def zoned_time(text: bytes) -> bytes:
+    """A timetz moved to UTC; its own offset is lost (Debezium's ZonedTime)."""
+    at = max(text.rfind(b"+"), text.rfind(b"-"))
+    hours, minutes, seconds = [*text[at + 1 :].split(b":"), b"0", b"0"][:3]
+    offset = (int(hours) * 3600 + int(minutes) * 60 + int(seconds)) * (-1 if text[at] == 45 else 1)
+    micros = (civil.parse_time(text[:at]) - offset * 1_000_000) % civil.DAY_US
+    return counted(civil.format_time(micros).encode() + b"Z")
+
+
+def timestamp_iso(text: bytes) -> bytes:
+    """time.precision.mode=isostring."""
+    return counted(text.replace(b" ", b"T", 1) + b"Z")
+
+
+def array(mapped: Mapped) -> Codec:
+    """A one-dimensional array of nullable items."""
+    if mapped.item is None:
+        raise AssertionError("an array without an item type")
+    item = codec_of(mapped.item)
+
+    def encode(text: bytes) -> bytes:
+        items = literals.parse_array(text.decode())
+        if not items:
+            return b"\x00"
+        parts = [b"\x00" if each is None else b"\x02" + item(each.encode()) for each in items]
+        return long(len(items)) + b"".join(parts) + b"\x00"
+
+    return encode
+
+
+_PLAIN: Final[dict[str, Codec]] = {
+    "text": counted,
+    "int": integer,
+    "bool": boolean,
+    "float": real,
+    "double": double,
+    "variable": variable,
+    "numeric_text": numeric_text,
+    "money_text": lambda text: counted(plain_money(text)),
+    "money_double": lambda text: pack_double(float(plain_money(text))),
+    "bit": lambda text: _BITS[text],
+    "bits": bits,
+    "bytea": lambda text: counted(unhex(text)),
+    "bytea_base64": lambda text: counted(base64.b64encode(unhex(text))),
+    "bytea_base64-url-safe": lambda text: counted(base64.urlsafe_b64encode(unhex(text))),
+    "bytea_hex": lambda text: counted(unhex(text).hex().encode()),
+    "hstore_json": hstore_json,
+    "hstore_map": hstore_map,
+    "interval": lambda text: checked_long(literals.interval_micros(text.decode())),
+    "interval_iso": lambda text: counted(literals.interval_iso(text.decode()).encode()),
+    "point": point,
+    "date": date,
+    "time_us": time_us,
+    "time_ms": time_ms,
+    "timestamp_us": timestamp_us,
+    "timestamp_ms": timestamp_ms,
+    "zoned_time": zoned_time,
+    "date_iso": lambda text: counted(text + b"Z"),
+    "time_iso": lambda text: counted(text + b"Z"),
+    "timestamp_iso": timestamp_iso,
+}
+_PARAMETRIC: Final[dict[str, Callable[[Mapped], Codec]]] = {
+    "decimal": decimal,
+    "money": money,
+    "zoned": zoned,
+    "array": array,
+}
+MEMOISED: Final = frozenset({"decimal", "date", "variable", "time_ms"})
+"""Codecs whose texts come again often enough to be worth remembering."""
+
+
+def codec_of(mapped: Mapped) -> Codec:
+    """The codec of a column or an array item."""
+    plain = _PLAIN.get(mapped.codec)
+    return plain if plain is not None else _PARAMETRIC[mapped.codec](mapped)

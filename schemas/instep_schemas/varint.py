@@ -1,0 +1,63 @@
+"""Avro's binary form of numbers and lengths, by table look-up."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+_BITS: Final = 14
+_SIZE: Final = 1 << _BITS
+_MASK: Final = _SIZE - 1
+
+
+def _plain(number: int) -> bytes:
+    return bytes((number,)) if number < 0x80 else bytes((number & 0x7F | 0x80, number >> 7))
+
+
+LOW: Final = [_plain(number) for number in range(_SIZE)]
+"""The varint of each number below 2**14."""
+
+_MORE: Final = [bytes((number & 0x7F | 0x80, number >> 7 | 0x80)) for number in range(_SIZE)]
+
+LENGTH: Final = [LOW[number << 1] for number in range(_SIZE >> 1)]
+"""The Avro long of each length below 2**13: what stands before a short string."""
+
+SOME_LENGTH: Final = [b"\x02" + each for each in LENGTH]
+"""Like LENGTH, as branch 1 of a union."""
+
+pack_double: Final = struct.Struct("<d").pack
+pack_float: Final = struct.Struct("<f").pack
+
+
+def unsigned(number: int) -> bytes:
+    """The varint of a number >= 0."""
+    if number < _SIZE:
+        return LOW[number]
+    high = number >> _BITS
+    if high < _SIZE:
+        return _MORE[number & _MASK] + LOW[high]
+    return _MORE[number & _MASK] + unsigned(high)
+
+
+def long(number: int) -> bytes:
+    """An Avro int or long (zigzag). The caller has seen to it that it fits 64 bits."""
+    return unsigned((number << 1) ^ (number >> 63))
+
+
+def counted(content: bytes) -> bytes:
+    """An Avro string or bytes."""
+    size = len(content)
+    return (LENGTH[size] if size < len(LENGTH) else long(size)) + content
+
+
+def read_long(data: bytes, at: int) -> tuple[int, int]:
+    """Read an Avro int or long: the number and where it ends."""
+    byte = data[at]
+    at += 1
+    number, shift = byte & 0x7F, 7
+    while byte > 0x7F:
+        byte = data[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        shift += 7
+    return (number >> 1) ^ -(number & 1), at

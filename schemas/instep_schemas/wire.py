@@ -1,0 +1,102 @@
+"""How a source's changes look on the wire: the options of one source, and Avro's naming rules."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from instep.errors import InstepError
+
+Profile = Literal["debezium", "native"]
+
+CONNECTOR_VERSION = "3.6.3.Final"
+"""The Debezium release whose output the `debezium` profile repeats byte for byte."""
+
+UNAVAILABLE = "__debezium_unavailable_value"
+"""What stands in the place of an unchanged TOAST column (Debezium's default)."""
+
+_NOT_IN_NAME = re.compile(r"[^A-Za-z0-9_]")
+_NOT_IN_NAMESPACE = re.compile(r"[^A-Za-z0-9_.]")
+
+
+class Unencodable(InstepError):
+    """A value that the column's Avro type cannot carry: the change belongs into the dead letters.
+
+    Attributes:
+        column: the column's name.
+        reason: what is wrong with the value, without the value itself.
+    """
+
+    def __init__(self, column: str, reason: str) -> None:
+        super().__init__(f"Column {column!r} cannot be written to Kafka: {reason}.")
+        self.column = column
+        self.reason = reason
+
+
+class Unsupported(InstepError):
+    """A table whose columns cannot be told apart in Avro (their adjusted names collide)."""
+
+
+@dataclass(frozen=True, slots=True)
+class WireOptions:
+    """What one source writes; the names in brackets are Debezium's settings.
+
+    Attributes:
+        source: first part of every topic name and namespace [topic.prefix].
+        database: the store's database name, told in each record's source block.
+        profile: `debezium` repeats Debezium's bytes; `native` adds `pg.*` attributes to the schemas and carries as
+            PostgreSQL text what Debezium's mapping loses or leaves out.
+        decimals: numeric as decimal bytes, text or double [decimal.handling.mode].
+        times: dates and times as numbers by precision, Connect's types or ISO text [time.precision.mode].
+        intervals: microseconds or ISO 8601 text [interval.handling.mode].
+        binary: bytea as bytes or text [binary.handling.mode].
+        hstore: JSON text or an Avro map [hstore.handling.mode].
+        unavailable: stands for an unchanged TOAST column [unavailable.value.placeholder].
+        tombstones: whether a null value follows each delete [tombstones.on.delete].
+        transactions: whether records name their transaction [provide.transaction.metadata].
+        exclude: regular expressions of `schema.table.column`: not written [column.exclude.list].
+        mask: (expression, n): n asterisks instead of the value [column.mask.with.n.chars].
+        truncate: (expression, n): at most n characters [column.truncate.to.n.chars].
+        money_digits: the store's fraction digits of `money` [money.fraction.digits].
+        version: told in each record's source block.
+        connector: told in each record's source block.
+    """
+
+    source: str
+    database: str
+    profile: Profile = "native"
+    decimals: Literal["precise", "string", "double"] = "precise"
+    times: Literal["adaptive", "adaptive_time_microseconds", "connect", "isostring"] = "adaptive"
+    intervals: Literal["numeric", "string"] = "numeric"
+    binary: Literal["bytes", "base64", "base64-url-safe", "hex"] = "bytes"
+    hstore: Literal["json", "map"] = "json"
+    unavailable: str = UNAVAILABLE
+    tombstones: bool = True
+    transactions: bool = False
+    exclude: tuple[str, ...] = ()
+    mask: tuple[tuple[str, int], ...] = ()
+    truncate: tuple[tuple[str, int], ...] = ()
+    money_digits: int = 2
+    version: str = CONNECTOR_VERSION
+    connector: str = "postgresql"
+
+
+def adjusted_name(name: str) -> str:
+    """A column name as an Avro name: other characters become `_`, a leading digit gets one in front."""
+    adjusted = _NOT_IN_NAME.sub("_", name)
+    return f"_{adjusted}" if adjusted[:1].isdigit() else adjusted
+
+
+def adjusted_namespace(source: str, schema: str, table: str) -> str:
+    """The namespace of a table's records.
+
+    Like Debezium's, a part that begins with a digit stays so (only the whole name's first character is looked at).
+    """
+    adjusted = _NOT_IN_NAMESPACE.sub("_", f"{source}.{schema}.{table}")
+    return f"_{adjusted}" if adjusted[:1].isdigit() else adjusted
+
+
+def column_matches(pattern: str, qualified: str) -> bool:
+    """Whether a column filter (a regular expression, case-insensitive, whole match) names `schema.table.column`."""
+    return re.fullmatch(pattern.strip(), qualified, re.IGNORECASE) is not None
