@@ -1,0 +1,70 @@
+"""How a command ends: one sentence with cause and remedy on standard error, and an exit code for scripts.
+
+Exit codes: 0 done, 1 differences found, 2 to 8 the `InstepError` tree (`instep.errors`), 70 a fault of Instep itself,
+130 interrupted. A traceback is shown only with `--debug` or INSTEP_DEBUG=1.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from instep.errors import InstepError
+
+OWN_FAULT = 70
+INTERRUPTED = 130
+DEBUG_VARIABLE = "INSTEP_DEBUG"
+
+
+def explain(exc: BaseException) -> int:
+    """Tell a person why the command ends; gives the exit code."""
+    if os.environ.get(DEBUG_VARIABLE, "") not in ("", "0"):
+        traceback.print_exception(exc)
+    if isinstance(exc, InstepError):
+        say(str(exc))
+        return exc.exit_code
+    if isinstance(exc, KeyboardInterrupt):
+        say("Interrupted.")
+        return INTERRUPTED
+    say(f"{_sentence(exc)} {_keep_traceback(exc)}")
+    return OWN_FAULT
+
+
+def say(sentence: str) -> None:
+    """Print one error line. `Error: ` in front is what the supervisor looks for in a log."""
+    from instep.telemetry import redact
+
+    print(f"Error: {redact(' '.join(sentence.split()))}", file=sys.stderr, flush=True)
+
+
+def _sentence(exc: BaseException) -> str:
+    text = " ".join(str(exc).split())
+    return f"Instep met a fault of its own ({type(exc).__name__}{': ' if text else ''}{text[:300]})."
+
+
+def _keep_traceback(exc: BaseException) -> str:
+    """Write the traceback where a person can send it from: the process's log, or a file of its own."""
+    from instep.telemetry import redact
+    from instep_ops.supervised import is_supervised
+
+    text = redact("".join(traceback.format_exception(exc)))
+    if is_supervised():
+        print(text, file=sys.stderr, flush=True)
+        return "The log holds the details."
+    try:
+        file = _crash_file()
+        file.write_text(text, encoding="utf-8")
+    except OSError:
+        return "Run it again with --debug to see the details."
+    return f"Details: {file}; please report them."
+
+
+def _crash_file() -> Path:
+    from platformdirs import user_log_path
+
+    folder = user_log_path("instep")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"crash-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.log"

@@ -1,0 +1,56 @@
+"""`instep flow check` and `instep flow run`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from instep_ops.cli.options import HERE, Json, Project, open_running, pick
+
+FlowName = Annotated[str | None, typer.Argument(metavar="[FLOW]", help="The flow; default: all (check), the only one.")]
+
+
+def check(flow: FlowName = None, project: Project = HERE, as_json: Json = False) -> None:
+    """Compile flows against the store: say what they read, or why they are refused."""
+    from instep_ops.cli.screen import show_json
+    from instep_ops.flows import check_all
+
+    settings = open_running(project)
+    checks = check_all(settings, [flow] if flow else None)
+    if as_json:
+        show_json({"ok": all(c.ok for c in checks), "checks": [c.to_dict() for c in checks]})
+    else:
+        for each in checks:
+            typer.echo(each.line())
+    code = max((each.exit_code for each in checks), default=0)
+    if code:
+        raise typer.Exit(code)
+
+
+def run(
+    flow: FlowName = None,
+    project: Project = HERE,
+    as_json: Json = False,
+    limit: Annotated[int, typer.Option("--limit", help="Show this many documents.", min=1)] = 20,
+) -> None:
+    """Evaluate a flow on the store now and show its documents; nothing is emitted."""
+    from instep.flowfile import load_all
+    from instep_ops.cli.screen import show_json, show_table
+    from instep_ops.flows import evaluate
+
+    settings = open_running(project)
+    name = pick(load_all(settings.flows_dir), flow, "flow")
+    documents = evaluate(settings, name, limit)
+    if as_json:
+        show_json(documents)
+    else:
+        show_table(name, list(documents[0]) if documents else [], [list(each.values()) for each in documents])
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(help="Check and try flows.", no_args_is_help=True, rich_markup_mode=None)
+    group.command(epilog="Example: instep flow check product_card")(check)
+    group.command(epilog="Example: instep flow run product_card --limit 5")(run)
+    app.add_typer(group, name="flow", epilog="Example: instep flow check")

@@ -1,0 +1,56 @@
+"""Each process alone: `instep registry`, `capture`, `worker`, `deliver`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from instep_ops.cli.options import HERE, Metrics, Project, open_running, pick
+from instep_ops.cli.runs import run_process
+
+SourceName = Annotated[str | None, typer.Argument(metavar="[SOURCE]", help="The source; default: the only one.")]
+TargetName = Annotated[str | None, typer.Argument(metavar="[TARGET]", help="The target; default: the only one.")]
+
+
+def registry(project: Project = HERE, metrics: Metrics = "") -> None:
+    """Run the schema registry (Confluent's HTTP API, kept in Kafka)."""
+    settings = open_running(project)
+    from instep_schemas.registry.process import run
+
+    run_process("registry", lambda stop: run(settings, stop), metrics)
+
+
+def capture(source: SourceName = None, project: Project = HERE, metrics: Metrics = "") -> None:
+    """Run the capture of one source: snapshot, then every committed change, into Kafka."""
+    settings = open_running(project)
+    name = pick(settings.sources, source, "source")
+    from instep_streams.capture.process import run
+
+    run_process(f"capture:{name}", lambda stop: run(settings, name, stop), metrics)
+
+
+def worker(source: SourceName = None, project: Project = HERE, metrics: Metrics = "") -> None:
+    """Run the flow worker of one source: keeps the replica, evaluates the flows, emits documents."""
+    settings = open_running(project)
+    name = pick(settings.sources, source, "source")
+    from instep_streams.flows.process import run
+
+    run_process(f"worker:{name}", lambda stop: run(settings, name, stop), metrics)
+
+
+def deliver(target: TargetName = None, project: Project = HERE, metrics: Metrics = "") -> None:
+    """Run the delivery into one target."""
+    settings = open_running(project)
+    name = pick(settings.targets, target, "target")
+    from instep_streams.delivery.process import run
+
+    run_process(f"deliver:{name}", lambda stop: run(settings, name, stop), metrics)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(epilog="Example: instep registry --project shop")(registry)
+    app.command(epilog="Example: instep capture shop --metrics 127.0.0.1:9100")(capture)
+    app.command(epilog="Example: instep worker shop --project shop")(worker)
+    app.command(epilog="Example: instep deliver crm --project shop")(deliver)

@@ -1,0 +1,97 @@
+"""Whether the CRM holds what delivery says it was given. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from instep.protocols import Delete, Fields, Key
+from instep_ops.verification.compare import Difference, crm_differences
+from instep_ops.verification.fold import Fold
+
+
+@dataclass(frozen=True, slots=True)
+class Ledgered:
+    """What the outcome ledger says about one key.
+
+    Attributes:
+        applied: version last applied (written or found unchanged) in the CRM; 0: none.
+        settled: newest version with a final outcome of any kind; 0: none.
+        rejected: the reason when the newest outcome is a rejection, else empty.
+    """
+
+    applied: int = 0
+    settled: int = 0
+    rejected: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A key that cannot be judged yet, and why."""
+
+    key: Key
+    reason: str
+
+
+class Delivered:
+    """One flow's documents in one target, judged key by key.
+
+    Args:
+        target: the target's name.
+        flow: the flow's name.
+        columns: the delivered columns; None: all.
+        delete: what a tombstone does there.
+        fold: the flow topic around the position.
+    """
+
+    def __init__(self, target: str, flow: str, columns: Sequence[str] | None, delete: Delete, fold: Fold) -> None:
+        self._target, self._flow, self._columns, self._delete, self._fold = target, flow, columns, delete, fold
+
+    def must_read(self, key: Key, ledgered: Ledgered) -> bool:
+        """Whether the CRM has to be asked for this key."""
+        return ledgered.applied > 0 and not ledgered.rejected
+
+    def waits(self, key: Key, ledgered: Ledgered) -> str:
+        """Why the key has to wait for delivery; empty when it need not."""
+        held = self._fold.held(key)
+        if held is None or held.version <= ledgered.settled:
+            return ""
+        if held.fields is None and ledgered.settled == 0:
+            return ""  # gone before it ever was delivered
+        return f"version {held.version} is not delivered yet (the newest outcome is of version {ledgered.settled})"
+
+    def judge(
+        self, key: Key, ledgered: Ledgered, now: Ledgered, crm: Fields | None, store: Fields | None
+    ) -> Iterator[Difference | Waiting]:
+        """Say what differs.
+
+        Args:
+            key: the document's key.
+            ledgered: what the ledger said before the CRM was read.
+            now: what it said afterwards.
+            crm: what the CRM holds; None: no active record (or not asked, see `must_read`).
+            store: the SELECT's row at the position, to be shown beside.
+        """
+        held = self._fold.held(key)
+        if held is not None and held.fields is None and self._delete is Delete.IGNORE:
+            return
+        waits = self.waits(key, ledgered)
+        if waits:
+            yield Waiting(key, waits)
+            return
+        if ledgered.rejected:
+            yield Difference(self._flow, key, None, None, None, None, self._target, f"rejected: {ledgered.rejected}")
+            return
+        if ledgered.applied == 0:
+            return  # never delivered, and nothing of it to deliver
+        applied = self._fold.version(key, ledgered.applied)
+        if applied is None:
+            yield Waiting(key, f"version {ledgered.applied}, last applied, is not in the topic any more")
+            return
+        found = list(crm_differences(self._target, self._flow, key, self._columns, applied.fields, crm, store))
+        newest = self._fold.newest(key)
+        moving = now != ledgered or (newest is not None and newest.version > ledgered.applied)
+        if found and moving:  # a newer version may be on its way into the CRM at this moment
+            yield Waiting(key, "a newer version is being delivered")
+            return
+        yield from found
