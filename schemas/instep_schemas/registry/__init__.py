@@ -2,8 +2,8 @@
 
 Pure: `subjects` names and contexts; `avro_text` schemas as they are kept (canonical text, references, GUID);
 `entries` keys and values of the `_schemas` topic, byte for byte; `store` what the topic adds up to, and every read;
-`writes` what a write may do (a request against the store gives entries or a refusal); `refusals` Confluent's statuses,
-codes and texts.
+`registration` and `writes` what a write may do (a request against the store gives a decision or a refusal);
+`requests` bodies as they are sent; `refusals` Confluent's statuses, codes and texts.
 
 With I/O: `log` the topic's reader and its fenced transactional writer; `election` which instance writes; `api` the
 HTTP routes; `process` is `instep registry`.

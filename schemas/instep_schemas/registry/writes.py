@@ -1,0 +1,165 @@
+"""Deletions, configuration and modes: a request against the store gives a decision or a refusal (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from instep_schemas.registry import refusals
+from instep_schemas.registry.entries import Decision, Entry, Key, Keytype, schema_entry
+from instep_schemas.registry.store import IDS, READ_ONLY, Store, Version, scopes
+from instep_schemas.registry.subjects import DEFAULT_CONTEXT, context_of, join
+
+# ---- deletions ----------------------------------------------------------------------------------------------------
+
+
+def _check_writable(store: Store, subject: str) -> None:
+    if store.effective_mode(subject) in READ_ONLY:
+        raise refusals.not_permitted(f"Subject {subject} is in read-only mode")
+
+
+def delete_subject(store: Store, subject: str, *, permanent: bool) -> Decision:
+    """Delete a subject: first softly, then for good.
+
+    Raises:
+        Refusal: 40401, 40404, 40405, 42205, 42206.
+    """
+    _check_writable(store, subject)
+    everything, live = store.versions(subject, deleted=True), store.versions(subject)
+    if not everything:
+        raise refusals.subject_not_found(subject)
+    if permanent and live:
+        raise refusals.subject_not_soft_deleted(subject)
+    if not permanent and not live:
+        raise refusals.subject_soft_deleted(subject)
+    for version in everything:
+        _check_unreferenced(store, version)
+    if permanent:
+        return Decision([v.version for v in everything], tuple(_gone(store, everything)))
+    last = everything[-1].version
+    deletion = Entry(Key(Keytype.DELETE_SUBJECT, subject), {"subject": subject, "version": last})
+    return Decision([v.version for v in live], (deletion, *_settings_gone(store, subject)))
+
+
+def delete_version(store: Store, subject: str, number: int, *, permanent: bool) -> Decision:
+    """Delete one version (-1: the newest): first softly, then for good.
+
+    Raises:
+        Refusal: 40401, 40402, 40406, 40407, 42205, 42206.
+    """
+    _check_writable(store, subject)
+    everything = store.versions(subject, deleted=True)
+    if not everything or (not permanent and not store.versions(subject)):
+        raise refusals.subject_not_found(subject)
+    latest = store.latest(subject, deleted=permanent)
+    version = latest if number == -1 else next((v for v in everything if v.version == number), None)
+    if version is None:
+        raise refusals.version_not_found(number)
+    if permanent and not version.deleted:
+        raise refusals.version_not_soft_deleted(subject, version.version)
+    if not permanent and version.deleted:
+        raise refusals.version_soft_deleted(subject, version.version)
+    _check_unreferenced(store, version)
+    if permanent:
+        return Decision(version.version, tuple(_gone(store, [version])))
+    entry = schema_entry(subject, version.version, version.schema_id, version.content, deleted=True)
+    last = [v.version for v in store.versions(subject)] == [version.version]
+    return Decision(version.version, (entry, *(_settings_gone(store, subject) if last else ())))
+
+
+def _check_unreferenced(store: Store, version: Version) -> None:
+    if store.referrers(*version.place):
+        raise refusals.referenced(*version.place)
+
+
+def _gone(store: Store, versions: Sequence[Version]) -> list[Entry]:
+    """Tombstones, with a note of the highest ids: compaction forgets the deleted ones, and no id comes twice."""
+    tombstones = [Entry(Key(Keytype.SCHEMA, *version.place), None) for version in versions]
+    return [*tombstones, Entry(Key(Keytype.NOOP), {IDS: store.highest_ids()})]
+
+
+def _settings_gone(store: Store, subject: str) -> list[Entry]:
+    """A deleted subject takes its own configuration and mode along."""
+    config = [Entry(Key(Keytype.CONFIG, subject), None)] if store.config(subject) is not None else []
+    mode = [Entry(Key(Keytype.MODE, subject), None)] if store.mode(subject) is not None else []
+    return [*config, *mode]
+
+
+def delete_context(store: Store, context: str) -> Decision:
+    """Delete an empty context.
+
+    Raises:
+        Refusal: 40401, 42211.
+    """
+    if any(context_of(version.subject) == context for version in store.every_version()):
+        raise refusals.context_not_empty(context)
+    if context == DEFAULT_CONTEXT or context not in store.contexts():
+        raise refusals.subject_not_found(join(context, ""))
+    return Decision(None, (Entry(Key(Keytype.CONTEXT, context=context), None),))
+
+
+# ---- configuration and mode ---------------------------------------------------------------------------------------
+
+
+def set_config(store: Store, subject: str | None, update: Mapping[str, Any]) -> Decision:
+    """Change the fields sent; null clears one. The answer echoes the request.
+
+    Raises:
+        Refusal: 42205.
+    """
+    if subject is not None:
+        _check_writable(store, subject)
+    merged = {k: v for k, v in {**(store.config(subject) or {}), **update}.items() if v is not None}
+    return Decision(config_body(update, "compatibility"), (Entry(Key(Keytype.CONFIG, subject), merged),))
+
+
+def delete_config(store: Store, subject: str | None, *, recursive: bool = False) -> Decision:
+    """Back to what holds above. The answer is what was configured.
+
+    Raises:
+        Refusal: 40401 when nothing was.
+    """
+    old = store.config(subject)
+    if old is None and subject is not None:
+        raise refusals.subject_not_found(subject)
+    targets = [subject, *(store.scopes_within(subject) if recursive else ())]
+    entries = tuple(Entry(Key(Keytype.CONFIG, t), None) for t in targets if store.config(t) is not None)
+    return Decision(config_body(old or store.effective_config(None), "compatibility"), entries)
+
+
+def config_body(config: Mapping[str, Any], level_field: str) -> dict[str, Any]:
+    """A configuration as it stands in answers: reads call the level `compatibilityLevel`, writes `compatibility`."""
+    fields = {k: v for k, v in config.items() if v is not None and k != "compatibilityLevel"}
+    level = config.get("compatibilityLevel")
+    return ({level_field: level} if level else {}) | fields
+
+
+def set_mode(store: Store, subject: str | None, mode: str, *, force: bool) -> Decision:
+    """Set a mode. IMPORT needs an empty subject or registry, or force; softly deleted leftovers are then cleared.
+
+    Raises:
+        Refusal: 42205.
+    """
+    entries: list[Entry] = []
+    if mode == "IMPORT" and store.effective_mode(subject) != "IMPORT":
+        within = [v for v in store.every_version() if subject is None or subject in scopes(v.subject)]
+        if not force and any(not version.deleted for version in within):
+            raise refusals.not_permitted("Cannot import since found existing subjects")
+        leftovers = [version for version in within if version.deleted and not store.referrers(*version.place)]
+        entries = _gone(store, leftovers) if leftovers else []
+    key = Key(Keytype.MODE, subject)
+    return Decision({"mode": mode}, (*entries, Entry(key, {"subject": subject, "mode": mode})))
+
+
+def delete_mode(store: Store, subject: str | None, *, recursive: bool = False) -> Decision:
+    """Back to the mode that holds above. The answer is the mode that was set.
+
+    Raises:
+        Refusal: 40401 when none was.
+    """
+    old = store.mode(subject)
+    if old is None and subject is not None:
+        raise refusals.subject_not_found(subject)
+    targets = [subject, *(store.scopes_within(subject) if recursive else ())]
+    entries = tuple(Entry(Key(Keytype.MODE, t), None) for t in targets if store.mode(t) is not None)
+    return Decision({"mode": old or store.effective_mode(None)}, entries)
