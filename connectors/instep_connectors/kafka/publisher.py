@@ -1,0 +1,206 @@
+"""One batch, one Kafka transaction, whose last record may say where the others landed.
+
+What a caller must know: an exception of `publish` does not say that nothing was committed. A commit whose answer was
+lost is *unknown*. So after any exception throw the publisher away (`aclose`), start a new one (`start` waits until the
+brokers have settled the old transaction and fences whoever else uses the id), and only then read with `last_record`
+what was committed last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+import confluent_kafka as ck
+from confluent_kafka import KafkaException
+
+from instep.journal import TopicPartition
+from instep.settings import KafkaSettings
+from instep_connectors.kafka.client import Connectivity, producer_config
+from instep_connectors.kafka.faults import error_of, fault
+from instep_connectors.kafka.records import OutRecord
+
+Offsets = dict[TopicPartition, int]
+Last = Callable[[Offsets, Offsets], OutRecord]
+Answer = TypeVar("Answer")
+
+_TIMEOUT: Final = 30.0
+"""Seconds that one step (start, delivery, commit) may take before the attempt is given up."""
+_SLICE: Final = 0.5
+"""Seconds of one blocking call, so that `aclose` is noticed."""
+
+
+class _Landed:
+    """Where the records of a batch landed: librdkafka's delivery callback.
+
+    One Python call per record costs 0.1 to 0.6 µs; finding the partition beforehand would cost more.
+    """
+
+    def __init__(self) -> None:
+        self.starts: Offsets = {}
+        self.ends: Offsets = {}
+        self._failed: ck.KafkaError | None = None
+
+    def __call__(self, error: ck.KafkaError | None, message: Any) -> None:
+        if error is not None:
+            self._failed = self._failed or error
+            return
+        tp, offset = (message.topic(), message.partition()), message.offset()
+        if tp not in self.starts:  # the deliveries of one partition come in its order
+            self.starts[tp] = offset
+        self.ends[tp] = offset + 1
+
+    def check(self) -> None:
+        """Raise the first failed delivery."""
+        if self._failed is not None:
+            raise KafkaException(self._failed)
+
+
+class Publisher:
+    """Publishes batches in transactions under one transactional id. One call at a time; its work runs in one thread.
+
+    Args:
+        kafka: the brokers.
+        transactional_id: names the only writer; whoever starts later fences the earlier one.
+    """
+
+    def __init__(self, kafka: KafkaSettings, transactional_id: str) -> None:
+        self._kafka, self._id = kafka, transactional_id
+        self._connectivity = Connectivity(kafka, transactional_id)
+        self._io = ThreadPoolExecutor(1, thread_name_prefix=f"publish-{transactional_id}")
+        self._producer: ck.Producer | None = None
+        self._closing = self._broken = False
+
+    async def start(self) -> None:
+        """Fence older publishers with this id and wait until their last transaction is settled.
+
+        Raises:
+            ConnectionError: no broker answers; make a new publisher and try again.
+            KafkaFault: refused.
+        """
+        await self._in_thread(self._start)
+
+    async def publish(self, records: Iterable[OutRecord], last: Last | None = None) -> tuple[Offsets, Offsets]:
+        """Commit all records, and the one that `last` makes of their offsets, or none of them.
+
+        Args:
+            records: in the order they must have; those of one partition keep it.
+            last: called in the publisher's thread with (starts, ends) when all records have an offset.
+
+        Returns:
+            Per topic-partition the offset of the first record, and the one behind the last, without the record `last`.
+
+        Raises:
+            ConnectionError: a passing fault. The outcome may be unknown, see the module's docstring.
+            Fenced: another publisher took the id, or the broker ended our transaction after its time-out.
+            KafkaFault: refused: record too large, rights, no such topic.
+        """
+        return await self._in_thread(self._publish, records, last)
+
+    async def aclose(self) -> None:
+        """Give up what is in flight and release the connection. Safe to call twice."""
+        self._closing = True
+        if self._producer is not None:
+            producer, self._producer = self._producer, None
+            await asyncio.get_running_loop().run_in_executor(self._io, _discard, producer)
+        self._io.shutdown(wait=False)
+
+    async def _in_thread(self, work: Callable[..., Answer], *args: Any) -> Answer:
+        if self._closing or self._broken:
+            raise ConnectionError(f"The publisher {self._id} has been given up; make a new one.")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._io, work, *args)
+        except BaseException:
+            self._broken = True  # also when our caller was cancelled: the outcome is unknown
+            raise
+
+    # ---- in the publisher's thread
+
+    def _start(self) -> None:
+        config = producer_config(
+            self._kafka,
+            self._id,
+            transactional_id=self._id,
+            transaction_timeout_ms=60_000,
+            delivery_timeout_ms=int(_TIMEOUT * 1000),
+            linger_ms=5,  # flush and commit do not wait for it; it only lets large batches form
+            error_cb=self._connectivity.error,
+        )
+        self._producer = ck.Producer(config)
+        self._repeat(self._producer.init_transactions, "start a transactional producer")
+        self._connectivity.works()
+
+    def _publish(self, records: Iterable[OutRecord], last: Last | None) -> tuple[Offsets, Offsets]:
+        producer = self._producer
+        if producer is None:
+            raise ConnectionError(f"The publisher {self._id} has not been started.")
+        try:
+            producer.begin_transaction()
+        except KafkaException as exc:
+            raise fault(exc, "begin a transaction", self._kafka.bootstrap) from exc
+        landed = _Landed()
+        try:
+            for record in records:
+                self._produce(producer, record, landed)
+            if last is not None:
+                self._flush(producer)
+                landed.check()
+                self._produce(producer, last(landed.starts, landed.ends), None)
+            self._repeat(producer.commit_transaction, "commit a transaction")  # also waits for the deliveries
+            landed.check()
+        except BaseException as exc:
+            self._abort(producer)
+            if isinstance(exc, KafkaException):
+                raise fault(exc, f"publish a batch of {self._id}", self._kafka.bootstrap) from exc
+            raise
+        self._connectivity.works()
+        return landed.starts, landed.ends
+
+    def _produce(self, producer: ck.Producer, record: OutRecord, delivered: Any) -> None:
+        topic, key, value, partition, headers, timestamp_ms = record
+        number = -1 if partition is None else partition
+        pairs: Any = headers if headers is None or type(headers) is list else list(headers)
+        while True:
+            try:
+                producer.produce(topic, value, key, number, delivered, None, timestamp_ms, pairs)
+                return
+            except BufferError:  # the local queue is full: let it drain
+                self._check_closing()
+                producer.poll(0.05)
+
+    def _flush(self, producer: ck.Producer) -> None:
+        # delivery.timeout.ms bounds it: every record is delivered or failed by then
+        while producer.flush(_SLICE):
+            self._check_closing()
+
+    def _repeat(self, call: Callable[[float], None], doing: str) -> None:
+        """Transactional calls go on where they were when they are repeated after a time-out."""
+        deadline = time.monotonic() + _TIMEOUT
+        while True:
+            try:
+                return call(_SLICE)
+            except KafkaException as exc:
+                if not error_of(exc).retriable() or time.monotonic() > deadline:
+                    raise fault(exc, doing, self._kafka.bootstrap) from exc
+            self._check_closing()
+
+    def _abort(self, producer: ck.Producer) -> None:
+        """Make room for other readers at once; when it fails, the next start with our id does it."""
+        try:
+            producer.abort_transaction(_SLICE * 4)
+        except KafkaException:
+            return
+
+    def _check_closing(self) -> None:
+        if self._connectivity.refusal is not None:
+            raise fault(self._connectivity.refusal, f"let {self._id} in", self._kafka.bootstrap)
+        if self._closing:
+            raise ConnectionError(f"The publisher {self._id} was closed while it waited for Kafka.")
+
+
+def _discard(producer: ck.Producer) -> None:
+    producer.purge()
+    producer.flush(0)
