@@ -78,10 +78,13 @@ class Mapped:
 
 
 def map_column(column: Column, options: WireOptions) -> Mapped | None:
-    """The column's Avro type and codec; None for types that Debezium leaves out (debezium profile only)."""
+    """The column's Avro type and codec; None for types that Debezium leaves out (debezium profile only).
+
+    The native profile knows no handling modes: each of them but the default loses something.
+    """
     if options.profile == "native":
         exact = _exact(column.type, column.modifier)
-        mapped = _map(column.type, column.modifier, options) if exact else None
+        mapped = _map(column.type, column.modifier, WireOptions(options.source, options.database)) if exact else None
         return mapped or Mapped("string", "text", base=column.type.name)
     return _map(column.type, column.modifier, options)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal, NamedTuple
 
 from instep.errors import InstepError
 
@@ -41,6 +42,8 @@ class Unsupported(InstepError):
 @dataclass(frozen=True, slots=True)
 class WireOptions:
     """What one source writes; the names in brackets are Debezium's settings.
+
+    The handling modes (decimals, times, intervals, binary, hstore) hold for the debezium profile only.
 
     Attributes:
         source: first part of every topic name and namespace [topic.prefix].
@@ -100,3 +103,61 @@ def adjusted_namespace(source: str, schema: str, table: str) -> str:
 def column_matches(pattern: str, qualified: str) -> bool:
     """Whether a column filter (a regular expression, case-insensitive, whole match) names `schema.table.column`."""
     return re.fullmatch(pattern.strip(), qualified, re.IGNORECASE) is not None
+
+
+class Deviation(NamedTuple):
+    """Where the `debezium` profile deliberately writes something else than Debezium.
+
+    Attributes:
+        debezium: what it writes.
+        instep: what we do, and why.
+    """
+
+    debezium: str
+    instep: str
+
+
+EXCEPTIONS: Final[Mapping[str, Deviation]] = {
+    "null-with-default": Deviation(
+        "An explicit NULL in a nullable column that has a DEFAULT becomes the default value.",
+        "null: the schema can carry it. (Of a delete's old row, unknown columns still show their defaults.)",
+    ),
+    "name-in-stream": Deviation(
+        "A column of type `name` is null or empty in streamed changes.",
+        "its text, as in the snapshot.",
+    ),
+    "unknown-key": Deviation(
+        "A delete under REPLICA IDENTITY USING INDEX that leaves the primary key out gets a key of zeros.",
+        "Unencodable: a made-up key would delete nothing, or another row. (Capture keys such a table by that index, "
+        "so that this cannot happen.) An update of the index stays an update under the key it has.",
+    ),
+    "date-infinity": Deviation(
+        "The infinities of a date differ between snapshot and stream.",
+        "the stream's numbers in both; the decoder reads them as infinity again.",
+    ),
+    "numeric-special": Deviation(
+        "NaN or Infinity in a numeric stops the connector (decimal.handling.mode=precise).",
+        "Unencodable: that change goes to the dead letters. (In the native profile an unconstrained numeric carries it.)",
+    ),
+    "array-dimensions": Deviation(
+        "Arrays of more than one dimension, or with a lower bound other than 1, lose their shape.",
+        "Unencodable.",
+    ),
+    "timestamp-range": Deviation(
+        "Timestamps beyond 64 bits of microseconds (after the year 294247) wrap around.",
+        "Unencodable.",
+    ),
+    "far-dates": Deviation(
+        "Dates and times BC are shifted.",
+        "right: the proleptic calendar as PostgreSQL counts, years as ISO 8601 numbers them.",
+    ),
+    "null-in-not-null": Deviation(
+        "Null in a column that the (newer) catalog declares NOT NULL becomes zero.",
+        "Unencodable, upon which capture widens the schema.",
+    ),
+    "toast-without-placeholder": Deviation(
+        "An unchanged TOAST value of a type without a placeholder becomes null.",
+        "every type that can be toasted has a placeholder.",
+    ),
+}
+"""Every deliberate deviation, by name; the golden test lists which recorded columns fall under which."""
