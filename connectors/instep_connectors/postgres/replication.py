@@ -76,6 +76,8 @@ class ReplicationConnection:
         for statement in PINNED:
             self._run(statement)
         self._heard = time.monotonic()
+        self.frame_lsn = 0
+        """WAL position of the message that `receive` gave last."""
 
     def identify(self) -> Identity:
         """Ask who the server is and where its WAL stands."""
@@ -162,6 +164,7 @@ class ReplicationConnection:
         if size < 0:
             self._ended()
         if data[0] == 119:  # w
+            self.frame_lsn = int.from_bytes(data[1:9])
             return bytes(data[_XLOG_HEADER:])
         _, end, _, reply = _KEEPALIVE.unpack(data)
         return Keepalive(end, reply == 1)

@@ -104,3 +104,12 @@ def passing(exc: psycopg.Error) -> Exception:
     if lost or advice(exc) is Advice.AGAIN:
         return ConnectionError(f"The store interrupts: {' '.join(str(exc).split())}")
     return exc
+
+
+def store_failure(exc: psycopg.Error) -> Exception:
+    """What a failed statement means for the process: `ConnectionError`, or `SourceError` in the store's own words."""
+    failure = passing(exc)
+    if isinstance(failure, psycopg.Error):
+        words = " ".join(str(exc).split()).rstrip(".")
+        return SourceError(f"The store refuses: {words} ({exc.sqlstate}).", "The store's log may say more.")
+    return failure

@@ -1,0 +1,82 @@
+"""What capture cannot encode goes to `<source>.__dead`, in the same Kafka transaction, with the reason."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import Any
+
+from instep.change import ABSENT, POSITION_HEADER, Op, Position
+from instep.topics import capture_dead_letter_topic
+from instep_connectors.postgres.pgoutput import RawRow
+from instep_schemas import records
+from instep_schemas.wire import Unencodable
+from instep_streams.capture.batch import Record
+from instep_streams.capture.tables import CapturedTable
+
+log = logging.getLogger(__name__)
+
+
+class DeadLetters:
+    """Writes dead letters.
+
+    Args:
+        source: the source's name.
+        schema_id: registry id of `dead_letter.avsc`.
+    """
+
+    def __init__(self, source: str, schema_id: int) -> None:
+        self._source = source
+        self._topic = capture_dead_letter_topic(source)
+        self._schema_id = schema_id
+
+    def record(
+        self,
+        table: CapturedTable,
+        position: Position,
+        op: Op,
+        old: RawRow | None,
+        new: RawRow | None,
+        fault: Unencodable,
+    ) -> Record:
+        """The record of one refused change; the row goes along as JSON text, so that nothing is lost."""
+        log.error("%s: a change at %s goes to %s: %s", table.name, position, self._topic, fault)
+        names = [column.name for column in table.encoder.relation.columns]
+        row = {"op": op.value, "before": _texts(names, old), "after": _texts(names, new)}
+        body = records.encode(
+            "dead_letter",
+            {
+                "target": self._source,
+                "flow": table.name,
+                "key": _key(table, names, new if new is not None else old),
+                "version": position.lsn,
+                "code": "UNENCODABLE",
+                "field": fault.column,
+                "message": fault.reason,
+                "attempts": 1,
+                "at_us": time.time_ns() // 1000,
+                "topic": table.topic,
+                "partition": -1,
+                "offset": -1,
+                "document": json.dumps(row, ensure_ascii=False).encode(),
+            },
+        )
+        value = records.frame(self._schema_id, body)
+        return Record(self._topic, table.name.encode(), value, [(POSITION_HEADER, position.pack())])
+
+
+def _texts(names: list[str], row: RawRow | None) -> dict[str, Any] | None:
+    """Column texts by name; absent columns are left out."""
+    if row is None:
+        return None
+    return {
+        name: value if value is None else value.decode("utf-8", "backslashreplace")
+        for name, value in zip(names, row, strict=True)
+        if value is not ABSENT
+    }
+
+
+def _key(table: CapturedTable, names: list[str], row: RawRow | None) -> list[str]:
+    texts = _texts(names, row) or {}
+    return [str(texts.get(name, "")) for name in table.encoder.relation.key]

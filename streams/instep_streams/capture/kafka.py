@@ -1,0 +1,123 @@
+"""The Kafka end of capture: its topics, its journal, and batches as transactions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from instep.failpoints import hit
+from instep.journal import JournalEntry, TopicPartition
+from instep.settings import KafkaSettings
+from instep.topics import capture_dead_letter_topic, journal_topic
+from instep_connectors.kafka import OutRecord, Publisher, TopicSpec, ensure_topics, last_record, topics
+from instep_schemas.records import decode_journal, encode_journal, frame, unframe
+from instep_streams.capture.batch import Batch, Origin
+
+log = logging.getLogger(__name__)
+
+KEEP: Final = {"cleanup.policy": "delete", "retention.ms": "-1"}
+"""Nothing expires by itself: a worker that starts from nothing reads a topic from its beginning. And TRUNCATE has no
+key, so a data topic cannot be compacted."""
+
+JOURNAL_KEY: Final = b"batch"
+
+
+def ensure_own_topics(kafka: KafkaSettings, source: str) -> None:
+    """Create the journal and the dead letters.
+
+    Raises:
+        ConnectionError, TimeoutError: no broker answers.
+        KafkaFault: refused.
+    """
+    ensure_topics(
+        kafka, [TopicSpec(journal_topic(source), 1, KEEP), TopicSpec(capture_dead_letter_topic(source), 1, KEEP)]
+    )
+
+
+def ensure_data_topic(kafka: KafkaSettings, topic: str, partitions: int) -> int:
+    """Create a data topic and give how many partitions it has; raises as `ensure_own_topics`."""
+    ensure_topics(kafka, [TopicSpec(topic, partitions, KEEP)])
+    return topics(kafka)[topic]
+
+
+def last_entry(kafka: KafkaSettings, source: str) -> JournalEntry | None:
+    """The last committed journal entry; None when there is none, or no journal.
+
+    Raises:
+        ConnectionError, TimeoutError: no broker answers.
+        KafkaFault: refused.
+    """
+    record = last_record(kafka, journal_topic(source))
+    if record is None or record.value is None:
+        return None
+    return decode_journal(unframe(record.value)[1])
+
+
+class BatchPublisher:
+    """Publishes batches as Kafka transactions, each closed by its journal entry.
+
+    Args:
+        kafka: the brokers.
+        source: name of the source.
+    """
+
+    def __init__(self, kafka: KafkaSettings, source: str) -> None:
+        self._source = source
+        self._publisher = Publisher(kafka, f"instep-capture-{source}")
+        self._origin = Origin(source, 1, "", 0)
+        self._entry_schema_id = 0
+        self._number = 0
+        self._entry: JournalEntry | None = None
+
+    def start(self) -> None:
+        """Fence older instances and settle what they left open.
+
+        Raises:
+            ConnectionError, TimeoutError: no broker answers.
+            KafkaFault: refused.
+        """
+        asyncio.run(self._publisher.start())
+
+    def describe(self, origin: Origin, entry_schema_id: int, number: int) -> None:
+        """Say what the entries need; before the first batch.
+
+        Args:
+            origin: what the entries tell of the source.
+            entry_schema_id: registry id of `journal_entry.avsc`.
+            number: of the last committed entry.
+        """
+        self._origin, self._entry_schema_id, self._number = origin, entry_schema_id, number
+
+    async def publish(self, batch: Batch) -> JournalEntry:
+        """Publish one batch and give its entry; returns when the transaction is committed.
+
+        Raises:
+            ConnectionError, TimeoutError: Kafka is gone, the outcome may be unknown: start anew from the journal.
+            KafkaFault: refused.
+        """
+        await self._publisher.publish(self._records(batch), lambda starts, ends: self._close(batch, starts, ends))
+        assert self._entry is not None
+        self._number = self._entry.batch
+        return self._entry
+
+    def close(self) -> None:
+        """Give up what is in flight, also from another thread, and disconnect. Safe to call twice."""
+        asyncio.run(self._publisher.aclose())
+
+    def _records(self, batch: Batch) -> Iterator[OutRecord]:
+        hit("capture.begun")
+        for topic, key, value, headers, partition in batch.records:
+            yield OutRecord(topic, key, value, None if partition < 0 else partition, headers)
+
+    def _close(
+        self, batch: Batch, starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
+    ) -> OutRecord:
+        hit("capture.before_entry")
+        own = capture_dead_letter_topic(self._source)
+        data = {at: end for at, end in ends.items() if at[0] != own}
+        entry = self._origin.entry(self._number + 1, batch, {at: starts[at] for at in data}, data)
+        self._entry = entry
+        value = frame(self._entry_schema_id, encode_journal(entry))
+        return OutRecord(journal_topic(self._source), JOURNAL_KEY, value)

@@ -1,0 +1,75 @@
+"""The capture process: one source, sessions until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+
+import psycopg
+
+from instep.errors import Advice, advice
+from instep.settings import Settings
+from instep_connectors.kafka import Fenced
+from instep_connectors.postgres.session import store_failure
+from instep_streams.capture.session import Session
+from instep_streams.capture.task import Task
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
+_SWITCH_S = 0.0005
+"""Reader and publisher share one interpreter: the default of 5 ms would be most of a batch's latency."""
+
+
+async def run(settings: Settings, source: str, stop: asyncio.Event) -> None:
+    """Capture one source until `stop` is set.
+
+    Passing faults (store, broker or registry away) never end it.
+
+    Raises:
+        InstepError: a person must look; nothing is lost, capture goes on from here when started again.
+    """
+    flag = threading.Event()
+    sys.setswitchinterval(_SWITCH_S)
+    work = asyncio.create_task(asyncio.to_thread(_capture, settings, source, flag))
+    waiting = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        flag.set()
+        waiting.cancel()
+    await work
+
+
+def _capture(settings: Settings, source: str, flag: threading.Event) -> None:
+    pause, told = _FIRST_PAUSE_S, ""
+
+    def ready() -> None:
+        nonlocal pause, told
+        pause, told = _FIRST_PAUSE_S, ""
+
+    def idle(seconds: float) -> bool:
+        return flag.wait(seconds) if seconds else flag.is_set()
+
+    task = Task(settings, source, idle)
+    while not flag.is_set():
+        try:
+            Session(task, ready).run()
+        except Fenced as exc:
+            # The slot lock says that no other capture of this slot lives; the next session takes it again first.
+            reason = str(exc)
+        except Exception as exc:
+            failure = store_failure(exc) if isinstance(exc, psycopg.Error) else exc
+            if advice(failure) is Advice.NEVER:
+                raise failure from exc
+            reason = str(failure)
+        else:
+            continue
+        if reason != told:
+            log.warning("capture of %s waits: %s", source, reason)
+        told = reason
+        if flag.wait(pause):
+            return
+        pause = min(pause * 2, _LONGEST_PAUSE_S)

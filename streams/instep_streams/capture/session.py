@@ -1,0 +1,196 @@
+"""One attempt at capturing a source: fence, compare, snapshot if need be, stream.
+
+Any fault ends it; the next starts from the journal again, so that no state in memory can be wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from enum import Enum, auto
+
+from instep.change import format_lsn
+from instep.journal import JournalEntry
+from instep.topics import capture_dead_letter_topic, journal_topic, value_subject
+from instep_connectors.postgres import slot as slots
+from instep_connectors.postgres.catalog import Catalog
+from instep_connectors.postgres.pgoutput import RelationMessage
+from instep_connectors.postgres.publication import ensure_publication
+from instep_connectors.postgres.replication import ReplicationConnection
+from instep_connectors.postgres.session import connect
+from instep_schemas.client import RegistryClient
+from instep_schemas.records import schema_text
+from instep_schemas.wire import WireOptions
+from instep_streams.capture.batch import Origin, captured_lsn
+from instep_streams.capture.deadletters import DeadLetters
+from instep_streams.capture.kafka import BatchPublisher, ensure_data_topic, ensure_own_topics, last_entry
+from instep_streams.capture.publishing import PublishingThread
+from instep_streams.capture.snapshotting import Snapshotting
+from instep_streams.capture.streaming import Streaming
+from instep_streams.capture.tables import CapturedTable, Tables
+from instep_streams.capture.task import Parts, Task
+from instep_streams.capture.transactions import Transactions
+
+log = logging.getLogger(__name__)
+
+_PATIENCE_S = 10.0
+"""How long a former holder of lock or slot may take to go."""
+
+
+class Start(Enum):
+    """What a session has to do first."""
+
+    FIRST = auto()
+    """Nothing was ever captured: slot and snapshot."""
+    AGAIN = auto()
+    """A snapshot was not finished, and its view of the store is gone: new slot, new snapshot."""
+    STREAM = auto()
+    """Go on behind the last journal entry."""
+
+
+def choose_start(slot: str, slot_exists: bool, last: JournalEntry | None) -> Start:
+    """Decide from the journal and the slot.
+
+    Raises:
+        SourceError: one of the two is missing, so that changes may be lost.
+    """
+    if last is None:
+        if slot_exists:
+            raise slots.unknown_slot(slot)
+        return Start.FIRST
+    if last.snapshot and last.more:
+        return Start.AGAIN
+    if not slot_exists:
+        raise slots.missing_slot(slot, captured_lsn(last))
+    return Start.STREAM
+
+
+class Session:
+    """One attempt. Use `run` once.
+
+    Args:
+        task: what to capture.
+        ready: called when the stream is open.
+    """
+
+    def __init__(self, task: Task, ready: Callable[[], None]) -> None:
+        self._task = task
+        self._own = task.own
+        self._ready = ready
+
+    def run(self) -> None:
+        """Capture until told to stop.
+
+        Raises:
+            ConnectionError, TimeoutError: a part is gone for now.
+            InstepError: a person must look.
+        """
+        with ExitStack() as stack:
+            self._control = connect(self._task.dsn, self._task.application)
+            stack.callback(self._control.close)
+            server = slots.read_server(self._control)
+            slots.check_server(server, slots.read_slot(self._control, self._own.slot) is not None)
+            slots.SlotLock(self._control, self._own.slot).acquire(_PATIENCE_S, self._task.idle)
+            ensure_own_topics(self._task.settings.kafka, self._task.source)
+            self._publisher = BatchPublisher(self._task.settings.kafka, self._task.source)
+            stack.callback(self._publisher.close)
+            self._publisher.start()
+            last = last_entry(self._task.settings.kafka, self._task.source)
+            self._open_registry(stack)
+            self._capture(stack, server, last)
+
+    def _open_registry(self, stack: ExitStack) -> None:
+        settings, source = self._task.settings.registry, self._task.source
+        self._registry = RegistryClient(settings.url, settings.user, settings.password.reveal())
+        stack.callback(self._registry.close)
+        self._entry_schema = self._registry.register(value_subject(journal_topic(source)), schema_text("journal_entry"))
+        dead = value_subject(capture_dead_letter_topic(source))
+        self._dead_letters = DeadLetters(source, self._registry.register(dead, schema_text("dead_letter")))
+
+    def _capture(self, stack: ExitStack, server: slots.Server, last: JournalEntry | None) -> None:
+        replication = self._replicate(stack)
+        identity = replication.identify()
+        server = replace(server, system=identity.system, timeline=identity.timeline)
+        if last is not None:
+            slots.check_identity(server, last.system, last.timeline)
+        epoch = last.epoch if last else 1
+        origin = Origin(self._task.source, epoch, server.system, server.timeline)
+        self._publisher.describe(origin, self._entry_schema, last.batch if last else 0)
+        publishing = PublishingThread(self._publisher.publish, f"publish {self._task.source}")
+        stack.callback(publishing.close)
+        stack.callback(self._publisher.close)  # first: it makes a publishing thread that waits for Kafka give up
+        options = WireOptions(self._task.source, server.database)
+        tables = Tables(options, self._registry, self._own.tables, self._make_topic)
+        self._parts = Parts(self._control, publishing, tables, options, self._dead_letters, epoch)
+        start = choose_start(self._own.slot, self._look(server.database), last)
+        if start is not Start.STREAM:
+            published = ensure_publication(self._control, self._own.publication, self._own.tables)
+            last = Snapshotting(self._task, self._parts, replication, published).run(last)
+            replication.close()
+            replication = self._replicate(stack)
+        if last is not None:
+            self._stream(replication, server, last)
+
+    def _replicate(self, stack: ExitStack) -> ReplicationConnection:
+        replication = ReplicationConnection(self._task.dsn, self._task.application)
+        stack.callback(replication.close)
+        return replication
+
+    def _look(self, database: str) -> bool:
+        """Whether the slot exists; checked when it does."""
+        slot = slots.read_slot(self._control, self._own.slot)
+        if slot is None:
+            return False
+        slots.check_slot(slot, database)
+        slots.wait_until_free(self._control, slot.name, self._task.application, _PATIENCE_S, self._task.idle)
+        return True
+
+    def _make_topic(self, topic: str) -> int:
+        return ensure_data_topic(self._task.settings.kafka, topic, self._own.partitions)
+
+    def _stream(self, replication: ReplicationConnection, server: slots.Server, last: JournalEntry) -> None:
+        slot = slots.read_slot(self._control, self._own.slot)
+        captured = captured_lsn(last)
+        if slot is None:
+            raise slots.missing_slot(self._own.slot, captured)
+        slots.check_resume(slot, captured)
+        published = ensure_publication(self._control, self._own.publication, self._own.tables)
+        self._known = {table.oid for table in published}
+        transactions = Transactions(self._parts, self._describe, self._relax, last)
+        status_s = min(10.0, server.sender_timeout_s * 0.75) if server.sender_timeout_s else 10.0
+        self._streaming = Streaming(self._task, self._parts, replication, transactions, captured, status_s)
+        replication.start(self._own.slot, captured, self._own.publication)
+        log.info("ready: %s streams from %s", self._task.source, format_lsn(captured))
+        self._ready()
+        self._streaming.run()
+
+    def _describe(self, message: RelationMessage) -> CapturedTable | None:
+        if not self._parts.tables.wanted(message):
+            return None
+        if message.oid not in self._known:
+            self._known.add(message.oid)
+            log.warning(
+                "%s.%s joined the publication: its changes are captured from here on, its rows from before are not",
+                message.schema,
+                message.name,
+            )
+        return self._patiently(lambda: self._parts.tables.captured(Catalog(self._control).joined(message)))
+
+    def _relax(self, table: CapturedTable, column: str) -> CapturedTable:
+        return self._patiently(lambda: self._parts.tables.relaxed(table, column))
+
+    def _patiently(self, make: Callable[[], CapturedTable]) -> CapturedTable:
+        """Wait for registry and broker within the stream: starting anew would only meet the same wait."""
+        told = False
+        while True:
+            try:
+                return make()
+            except (ConnectionError, TimeoutError) as exc:
+                if self._task.idle(1.0) or self._control.closed:
+                    raise
+                if not told:
+                    log.warning("a table's schema waits: %s", exc)
+                told = True
+                self._streaming.keep_alive()

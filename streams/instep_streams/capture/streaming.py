@@ -1,0 +1,199 @@
+"""The stream: replication frames in, batches out, the slot confirmed behind them.
+
+One thread, which never blocks on Kafka.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import time
+
+import psycopg
+
+from instep.change import Position, format_lsn
+from instep.failpoints import hit
+from instep.journal import JournalEntry
+from instep_connectors.postgres.pgoutput import decode
+from instep_connectors.postgres.replication import Keepalive, ReplicationConnection
+from instep_connectors.postgres.session import passing
+from instep_streams.capture.batch import Batch, captured_lsn
+from instep_streams.capture.publishing import PublishingThread
+from instep_streams.capture.task import Parts, Task
+from instep_streams.capture.transactions import MESSAGE_PREFIX, Transactions
+
+log = logging.getLogger(__name__)
+
+MAX_BATCH_BYTES = 8 << 20
+_LOOK_UP_S = 0.25
+"""The loop looks at the stop flag this often when nothing happens."""
+
+
+class Streaming:
+    """Streams until it is told to stop or something fails.
+
+    Args:
+        task: what to capture.
+        parts: of the session.
+        replication: a connection; `start` is called on it before `run`.
+        transactions: collects the changes.
+        captured: the first LSN that the journal does not cover.
+        status_s: how often the store wants to hear of us at least.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        parts: Parts,
+        replication: ReplicationConnection,
+        transactions: Transactions,
+        captured: int,
+        status_s: float,
+    ) -> None:
+        self._task = task
+        self._settings = task.own
+        self._epoch = parts.epoch
+        self._control = parts.control
+        self._publishing = parts.publishing
+        self._replication = replication
+        self._transactions = transactions
+        self._confirmed = captured
+        self._status_s = status_s
+        now = time.monotonic()
+        self._status_at = now
+        self._moved_at = now
+        self._since: float | None = None
+        self._passed = 0
+        self._asked = False
+        self._deaf = False
+        self._drained = False
+
+    def run(self) -> None:
+        """Stream.
+
+        Raises:
+            ConnectionError, TimeoutError: store, Kafka or registry are gone for now.
+            InstepError: a person must look.
+        """
+        while not self._task.stopping():
+            self._read()
+            self._take_done()
+            self._hand_over()
+            self.keep_alive()
+            self._wait()
+        self._finish()
+
+    def _read(self) -> None:
+        """Feed what has arrived, until the batch is worth handing over."""
+        receive, feed, transactions = self._replication.receive, self._transactions.feed, self._transactions
+        self._drained = False
+        if self._full():
+            self._deaf = True
+            return
+        if self._deaf:
+            self._replication.heard()
+            self._deaf = False
+        while (frame := receive()) is not None:
+            if isinstance(frame, Keepalive):
+                self._keepalive(frame)
+                continue
+            feed(decode(frame), self._replication.frame_lsn)
+            if self._full() if transactions.open else self._ready():
+                return
+        self._drained = True
+        self._replication.check_silence()
+
+    def _full(self) -> bool:
+        batch = self._transactions.batch
+        return batch.changes >= self._settings.batch_changes or batch.size >= MAX_BATCH_BYTES
+
+    def _ready(self) -> bool:
+        """Whether the batch should go now: a transaction is complete, and it has waited for company long enough."""
+        batch = self._transactions.batch
+        if batch.last is None:
+            return False
+        if self._since is None:
+            self._since = time.monotonic()
+        if self._publishing.busy:
+            return self._full()
+        waited = time.monotonic() - self._since
+        return self._transactions.due or self._full() or waited * 1000 >= self._settings.batch_wait_ms
+
+    def _hand_over(self) -> None:
+        if self._publishing.busy or (self._transactions.open and not self._full()) or not self._ready():
+            return
+        self._since = None
+        self._publishing.hand(self._transactions.take())
+
+    def _take_done(self) -> None:
+        for batch, entry in self._publishing.done():
+            self._committed(batch, entry)
+
+    def _committed(self, batch: Batch, entry: JournalEntry) -> None:
+        hit("capture.committed")
+        self._moved_at = time.monotonic()
+        captured = captured_lsn(entry)
+        if captured > self._confirmed:
+            self._confirmed = captured
+            self._send_status()
+
+    def _keepalive(self, keepalive: Keepalive) -> None:
+        self._passed = max(self._passed, keepalive.end)
+        if keepalive.reply:
+            self._asked = True
+            self._send_status()
+
+    def _idle(self) -> bool:
+        return not self._publishing.busy and not self._transactions.open and self._transactions.batch.last is None
+
+    def keep_alive(self) -> None:
+        """Status in time; an idle slot moved on through the journal; a heartbeat when the database is quiet."""
+        now = time.monotonic()
+        if now - self._status_at >= self._status_s:
+            self._send_status(ask=True)
+        if not self._idle():
+            return
+        quiet = now - self._moved_at >= self._settings.heartbeat_s
+        if self._passed > self._confirmed and (quiet or self._asked):
+            # The server has nothing for us up to there. The journal must say so before the slot does: what the slot
+            # has confirmed is never ahead of the journal, so a slot that is ahead was not moved by us.
+            self._transactions.batch.reach(Position(self._epoch, self._passed - 1, 0), time.time_ns() // 1000)
+            self._publishing.hand(self._transactions.take())
+        elif quiet:
+            self._moved_at = now
+            self._heartbeat()
+        self._asked = False
+
+    def _heartbeat(self) -> None:
+        """Write a few bytes of WAL: restart_lsn moves only while this database's own WAL is decoded.
+
+        Transactional, because only a commit makes the server compute anew what all slots need.
+        """
+        try:
+            self._control.execute(
+                "SELECT pg_logical_emit_message(true, %s, 'heartbeat') WHERE NOT pg_is_in_recovery()", (MESSAGE_PREFIX,)
+            )
+        except psycopg.Error as exc:
+            raise passing(exc) from exc
+
+    def _send_status(self, *, ask: bool = False) -> None:
+        self._status_at = time.monotonic()
+        self._replication.send_status(self._confirmed, ask=ask)
+
+    def _wait(self) -> None:
+        if not self._drained and not self._full():
+            return  # libpq holds frames that the socket no longer tells of
+        timeout = _LOOK_UP_S
+        if self._since is not None and not self._publishing.busy and not self._transactions.open:
+            timeout = max(0.0, self._since + self._settings.batch_wait_ms / 1000 - time.monotonic())
+        readers: list[PublishingThread | ReplicationConnection] = [self._publishing]
+        if not self._full():
+            readers.append(self._replication)
+        select.select(readers, [], [], min(timeout, _LOOK_UP_S))
+
+    def _finish(self) -> None:
+        """Publish nothing more; confirm what is in Kafka."""
+        self._publishing.wait(10.0)
+        self._take_done()
+        self._send_status()
+        log.info("stopped at %s", format_lsn(self._confirmed))

@@ -1,0 +1,166 @@
+"""Captured tables as they are on the wire: topic, registered schemas, generated encoder.
+
+One `Tables` lives for one replication session. A RELATION message makes (or finds) the version of the table that the
+rows behind it were written with.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from instep.errors import RegistryError, SourceError
+from instep.relation import Relation
+from instep.topics import data_topic, key_subject, value_subject
+from instep_connectors.postgres.pgoutput import RelationMessage
+from instep_connectors.postgres.publication import matcher
+from instep_schemas.derive import derive
+from instep_schemas.encode import TableEncoder, compile_encoder
+from instep_schemas.wire import Unsupported, WireOptions
+
+log = logging.getLogger(__name__)
+
+
+class Registry(Protocol):
+    """The part of `RegistryClient` that capture uses."""
+
+    def register(self, subject: str, text: str) -> int:
+        """Register or find a schema."""
+        ...
+
+    def latest(self, subject: str) -> tuple[int, int, str] | None:
+        """Id, version and text of the newest schema."""
+        ...
+
+    def check(self, subject: str, text: str) -> list[str]:
+        """Reasons why a schema is incompatible; empty when it is not."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedTable:
+    """One version of one table.
+
+    Attributes:
+        name: `schema.table`.
+        topic: of its data records.
+        partitions: how many the topic has.
+        encoder: writes its rows.
+        ids: registry ids of its key and value schemas.
+    """
+
+    name: str
+    topic: str
+    partitions: int
+    encoder: TableEncoder
+    ids: frozenset[int]
+
+
+class Tables:
+    """Makes captured tables from relations.
+
+    Args:
+        options: how the source is written.
+        registry: holds the schemas.
+        patterns: the source's `tables`.
+        make_topic: creates the topic when it is missing and gives its number of partitions.
+    """
+
+    def __init__(
+        self, options: WireOptions, registry: Registry, patterns: Sequence[str], make_topic: Callable[[str], int]
+    ) -> None:
+        self._options = options
+        self._registry = registry
+        self._wanted = matcher(patterns)
+        self._make_topic = make_topic
+        self._topics: dict[str, str] = {}
+
+    def wanted(self, message: RelationMessage) -> bool:
+        """Whether the settings name this table."""
+        return self._wanted.fullmatch(f"{message.schema}.{message.name}") is not None
+
+    def captured(self, relation: Relation) -> CapturedTable:
+        """Register the schemas of this version of a table and compile its encoder.
+
+        Raises:
+            SourceError: the registry calls the schema incompatible, or two tables or columns share a name in Kafka.
+            RegistryError: the registry refuses for another reason.
+            ConnectionError, TimeoutError: the registry or the broker does not answer.
+        """
+        topic = data_topic(self._options.source, relation.schema, relation.name)
+        other = self._topics.setdefault(topic, relation.table)
+        if other != relation.table:
+            raise SourceError(
+                f"The tables {other} and {relation.table} share the topic {topic}.",
+                "Leave one out of the source's `tables`.",
+            )
+        try:
+            key_id, value_id, relation = self._register(topic, relation)
+        except Unsupported as exc:
+            raise SourceError(exc.cause, exc.remedy) from None
+        partitions = self._make_topic(topic)
+        encoder = compile_encoder(relation, self._options, key_id, value_id)
+        ids = frozenset((value_id,) if key_id is None else (key_id, value_id))
+        return CapturedTable(relation.table, topic, partitions, encoder, ids)
+
+    def relaxed(self, table: CapturedTable, column: str) -> CapturedTable:
+        """The table with a column that may be null after all: the catalog's NOT NULL is younger than the row."""
+        return self.captured(_nullable(table.encoder.relation, {column}))
+
+    def _register(self, topic: str, relation: Relation) -> tuple[int | None, int, Relation]:
+        schemas = derive(relation, self._options)
+        key_id = (
+            None if schemas.key_text is None else self._register_text(key_subject(topic), schemas.key_text, relation)
+        )
+        subject = value_subject(topic)
+        try:
+            return key_id, self._registry.register(subject, schemas.value_text), relation
+        except RegistryError:
+            latest = self._registry.latest(subject)
+            wide = _nullable(relation, _to_widen(schemas.value, latest and json.loads(latest[2])))
+            text = derive(wide, self._options).value_text
+            return key_id, self._register_text(subject, text, wide), wide
+
+    def _register_text(self, subject: str, text: str, relation: Relation) -> int:
+        try:
+            return self._registry.register(subject, text)
+        except RegistryError:
+            reasons = self._registry.check(subject, text)
+            if not reasons:
+                raise
+            raise SourceError(
+                f"The table {relation.table} has changed in a way that readers of {subject} cannot follow: "
+                f"{reasons[0].rstrip('.')}.",
+                f"Undo the change, or set the compatibility of {subject} to NONE in the registry, and start capture "
+                "again: it goes on from exactly here.",
+            ) from None
+
+
+def _columns(envelope: Mapping[str, Any]) -> dict[str, Any]:
+    """Types of the row's fields in an envelope schema, by Avro name."""
+    value = envelope["fields"][0]["type"][1]
+    return {field["name"]: field["type"] for field in value["fields"]}
+
+
+def _to_widen(envelope: Mapping[str, Any], latest: Mapping[str, Any] | None) -> set[str]:
+    """Columns to write as nullable so that readers of the latest schema can go on.
+
+    Avro calls it incompatible when a column loses its null, or appears without a default: both happen to a store that
+    says NOT NULL, and a nullable field carries such a column just as well.
+    """
+    if latest is None:
+        return set()
+    before = _columns(latest)
+    return {
+        name
+        for name, avro in _columns(envelope).items()
+        if not isinstance(avro, list) and (name not in before or isinstance(before[name], list))
+    }
+
+
+def _nullable(relation: Relation, names: set[str]) -> Relation:
+    columns = tuple(replace(c, not_null=False) if c.name in names else c for c in relation.columns)
+    return replace(relation, columns=columns)

@@ -1,0 +1,248 @@
+"""From decoded messages to batches of whole source transactions. No I/O but what `Tables` does for a new relation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from instep.change import ABSENT, POSITION_HEADER, Op, Position
+from instep.journal import JournalEntry
+from instep_connectors.postgres import pgoutput
+from instep_connectors.postgres.pgoutput import RawRow
+from instep_schemas.encode import Record as Encoded
+from instep_schemas.envelope import SourceBlock, time_stamp
+from instep_schemas.wire import Unencodable
+from instep_streams.capture.batch import (
+    CREATE,
+    DELETE,
+    REJECTED,
+    TRUNCATE,
+    UPDATE,
+    Batch,
+    Headers,
+    Record,
+    dropped_prefix,
+)
+from instep_streams.capture.tables import CapturedTable
+from instep_streams.capture.task import Parts
+
+MESSAGE_PREFIX: Final = "instep"
+"""Logical messages with this prefix are ours: they carry no change, only ask for a journal entry."""
+
+_KIND: Final = {Op.CREATE: CREATE, Op.UPDATE: UPDATE, Op.DELETE: DELETE}
+
+Describe = Callable[[pgoutput.RelationMessage], CapturedTable | None]
+
+
+class Transactions:
+    """Collects the changes of committed transactions into the batch under construction.
+
+    Args:
+        parts: of the session.
+        describe: gives the captured table of a RELATION message, None when the settings leave it out.
+        relax: gives a table again with a column that may be null.
+        last: the journal's last entry: what it holds is dropped.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        describe: Describe,
+        relax: Callable[[CapturedTable, str], CapturedTable],
+        last: JournalEntry | None,
+    ) -> None:
+        self._options = options = parts.options
+        self._epoch = parts.epoch
+        self._dead_letters = parts.dead_letters
+        self._describe = describe
+        self._relax = relax
+        self._dropped = dropped_prefix(last)
+        self._unfinished = last.last.lsn if last is not None and last.more else None
+        self._tables: dict[int, CapturedTable | None] = {}
+        self._skip = 0
+        self._seq = 0
+        self._lsn = 0
+        self._committed_us = 0
+        self._last_commit: int | None = None
+        self._source = SourceBlock(options, committed_us=0, transaction=None)
+        self._begin = pgoutput.Begin(0, 0, 0)
+        self._ours = False
+        self._stamp = b""
+        self._feeders: dict[type, Callable[[Any, int], None]] = {
+            pgoutput.Insert: self._insert,
+            pgoutput.Update: self._update,
+            pgoutput.Delete: self._delete,
+            pgoutput.Begin: self._start,
+            pgoutput.Commit: self._end,
+            pgoutput.RelationMessage: self._relation,
+            pgoutput.Truncate: self._truncate,
+            pgoutput.Origin: self._origin,
+            pgoutput.LogicalMessage: self._message,
+            pgoutput.TypeMessage: lambda message, lsn: None,
+        }
+        self.open = False
+        self.due = False
+        self.batch = Batch()
+
+    def feed(self, message: pgoutput.Message, lsn: int) -> None:
+        """Take one message; `lsn` is its WAL position.
+
+        Raises:
+            pgoutput.DecodeError: rows of a table that was never described.
+            InstepError, ConnectionError, TimeoutError: see `Tables.captured`.
+        """
+        self._feeders[type(message)](message, lsn)
+
+    def take(self) -> Batch:
+        """The batch so far, and begin a new one. In the middle of a transaction it is marked to go on (`more`)."""
+        batch, self.batch, self.due = self.batch, Batch(), False
+        batch.more = self.open and batch.last is not None and batch.last.lsn == self._lsn
+        if batch.last is not None:
+            self._unfinished = self._lsn if batch.more else None
+        return batch
+
+    def _start(self, begin: pgoutput.Begin, lsn: int) -> None:
+        self.open = True
+        self._begin, self._lsn, self._committed_us = begin, begin.lsn, begin.committed_us
+        self._seq = 0
+        self._ours = False
+        self._skip = self._dropped(begin.lsn)
+        self._stamp = time_stamp(time.time_ns())
+        self._source = SourceBlock(
+            self._options, committed_us=begin.committed_us, transaction=begin.xid, last_commit=self._last_commit
+        )
+
+    def _origin(self, origin: pgoutput.Origin, lsn: int) -> None:
+        self._source = SourceBlock(
+            self._options, committed_us=self._committed_us, transaction=self._begin.xid,
+            last_commit=self._last_commit, origin=origin.name, origin_lsn=origin.lsn,
+        )  # fmt: skip
+
+    def _end(self, commit: pgoutput.Commit, lsn: int) -> None:
+        self.open = False
+        self._last_commit = commit.end_lsn
+        if self._skip == -1:
+            return
+        if self._ours:
+            self.due = True
+            self.batch.reach(Position(self._epoch, self._lsn, self._seq), self._committed_us)
+        elif self._unfinished == self._lsn and self.batch.last is None:
+            # all of it is in the journal, which does not know yet that it ends there
+            self.due = True
+            self.batch.reach(Position(self._epoch, self._lsn, max(self._seq - 1, 0)), self._committed_us)
+
+    def _relation(self, message: pgoutput.RelationMessage, lsn: int) -> None:
+        self._tables[message.oid] = self._describe(message)
+
+    def _message(self, message: pgoutput.LogicalMessage, lsn: int) -> None:
+        self._ours = self._ours or (message.transactional and message.prefix == MESSAGE_PREFIX)
+
+    def _insert(self, message: pgoutput.Insert, lsn: int) -> None:
+        self._change(message.oid, Op.CREATE, None, message.new, lsn)
+
+    def _update(self, message: pgoutput.Update, lsn: int) -> None:
+        self._change(message.oid, Op.UPDATE, message.old, message.new, lsn)
+
+    def _delete(self, message: pgoutput.Delete, lsn: int) -> None:
+        self._change(message.oid, Op.DELETE, message.old, None, lsn)
+
+    def _change(self, oid: int, op: Op, old: RawRow | None, new: RawRow | None, lsn: int) -> None:
+        seq = self._seq
+        self._seq = seq + 1
+        if self._skip and (self._skip < 0 or seq < self._skip):
+            return
+        table = self._table(oid)
+        if table is None:
+            return
+        position = Position(self._epoch, self._lsn, seq)
+        if old is not None and new is not None and ABSENT in new:
+            new = _completed(table, old, new)
+        try:
+            encoded = self._encode(table, op, old, new, lsn)
+        except Unencodable as fault:
+            self._reject(table, position, op, old, new, fault)
+            return
+        self._add(self._tables[oid] or table, op, encoded, position)
+
+    def _encode(self, table: CapturedTable, op: Op, old: RawRow | None, new: RawRow | None, lsn: int) -> list[Encoded]:
+        try:
+            return table.encoder.records(op, old, new, self._source, lsn, self._stamp)
+        except Unencodable as fault:
+            row = new if new is not None else old
+            relation = table.encoder.relation
+            names = [column.name for column in relation.columns]
+            index = names.index(fault.column) if fault.column in names else -1
+            if row is None or index < 0 or row[index] is not None or fault.column in relation.key:
+                raise
+            # NOT NULL in the catalog, null in a row from before that
+            wide = self._tables[relation.oid] = self._relax(table, fault.column)
+            return self._encode(wide, op, old, new, lsn)
+
+    def _add(self, table: CapturedTable, op: Op, encoded: list[Encoded], position: Position) -> None:
+        batch = self.batch
+        header = (POSITION_HEADER, position.pack())
+        for key, value, moved in encoded:
+            headers: Headers = [header] if moved is None else [header, moved]
+            batch.records.append(Record(table.topic, key, value, headers))
+            batch.size += len(key or b"") + len(value or b"")
+        if len(encoded) >= 2 and op is Op.UPDATE:  # a key change is a delete and a create
+            batch.count(table.name, DELETE)
+            batch.count(table.name, CREATE)
+        else:
+            batch.count(table.name, _KIND[op])
+        batch.schema_ids |= table.ids
+        batch.reach(position, self._committed_us)
+
+    def _reject(
+        self,
+        table: CapturedTable,
+        position: Position,
+        op: Op,
+        old: RawRow | None,
+        new: RawRow | None,
+        fault: Unencodable,
+    ) -> None:
+        record = self._dead_letters.record(table, position, op, old, new, fault)
+        self.batch.records.append(record)
+        self.batch.size += len(record.value or b"")
+        self.batch.count(table.name, REJECTED)
+        self.batch.reach(position, self._committed_us)
+
+    def _truncate(self, message: pgoutput.Truncate, lsn: int) -> None:
+        for oid in message.oids:
+            seq = self._seq
+            self._seq = seq + 1
+            if self._skip and (self._skip < 0 or seq < self._skip):
+                continue
+            table = self._table(oid)
+            if table is None:
+                continue
+            position = Position(self._epoch, self._lsn, seq)
+            add_truncate(self.batch, table, self._source, lsn, self._stamp, position)
+            self.batch.reach(position, self._committed_us)
+
+    def _table(self, oid: int) -> CapturedTable | None:
+        try:
+            return self._tables[oid]
+        except KeyError:
+            raise pgoutput.DecodeError(f"a change of the undescribed table {oid}") from None
+
+
+def add_truncate(
+    batch: Batch, table: CapturedTable, source: SourceBlock, lsn: int, stamp: bytes, position: Position
+) -> None:
+    """Add a TRUNCATE: one keyless record in every partition, since each partition has its own order."""
+    value = table.encoder.envelope(Op.TRUNCATE, None, None, source, lsn, stamp)
+    headers: Headers = [(POSITION_HEADER, position.pack())]
+    for partition in range(table.partitions):
+        batch.records.append(Record(table.topic, None, value, headers, partition))
+        batch.size += len(value)
+    batch.count(table.name, TRUNCATE)
+    batch.schema_ids |= table.ids
+
+
+def _completed(table: CapturedTable, old: RawRow, new: RawRow) -> RawRow:
+    """The new row with unchanged key columns filled in: a TOASTed key is sent with the old key only."""
+    identity = {i for i, column in enumerate(table.encoder.relation.columns) if column.identity}
+    return tuple(old[i] if value is ABSENT and i in identity else value for i, value in enumerate(new))
