@@ -1,0 +1,100 @@
+"""Brings documents to a target and every one of them to exactly one outcome in the ledger.
+
+The sink says what happened to one call; everything else is here: conflation, the stale-write guard, batches, order per
+key, looking into a refused batch by halves, back-off, the account's pauses, reading back after an unknown answer,
+giving up on one document (never on all of them: when the target itself is away, documents wait).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+from instep.flowfile import Flow
+from instep.protocols import Sink
+from instep_streams.delivery.batch import Batch, Health, Letters, Means, TargetAway
+from instep_streams.delivery.budget import Budget
+from instep_streams.delivery.conflate import Newest, Waiting, conflate
+from instep_streams.delivery.decide import Kind
+from instep_streams.delivery.ledger import Ledger
+
+PATIENCE: Final = 10.0
+"""Seconds after which documents that cannot be delivered are given back to wait in their partition."""
+
+
+class Engine:
+    """Delivers to one target.
+
+    Args:
+        target: its name.
+        flows: the flows delivered to it, by name.
+        sinks: one per flow, by name.
+        ledger: of this target, opened.
+        letters: its dead letters.
+        budget: of its account.
+        attempts: tries of one document, while the target answers, before it becomes a dead letter.
+        rewrite: a replay: what the target holds counts, not what the ledger says it took.
+        patience: seconds that one `deliver` keeps trying while the target is away.
+        sleep: waits for some seconds; may raise to stop.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        flows: Mapping[str, Flow],
+        sinks: Mapping[str, Sink],
+        ledger: Ledger,
+        letters: Letters,
+        budget: Budget,
+        *,
+        attempts: int = 8,
+        rewrite: bool = False,
+        patience: float = PATIENCE,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._flows, self._sinks = flows, sinks
+        self._means = Means(
+            target, ledger, letters, budget, Health(target), attempts, rewrite, patience, sleep, tries={}
+        )
+        self._turns = {name: asyncio.Semaphore(sink.capabilities.concurrency) for name, sink in sinks.items()}
+
+    async def deliver(self, waiting: Sequence[Waiting]) -> Counter[Kind]:
+        """Bring every document to its outcome; returns when all of them are in the ledger.
+
+        Documents of one key must not be in two calls at a time.
+
+        Returns:
+            How many ended how; versions that had their outcome already are not counted.
+
+        Raises:
+            ConnectionError: the target (`TargetAway`) or the state database does not answer: deliver the same
+                documents again later.
+            InstepError: a person must mend the target or the flow.
+        """
+        deadline = time.monotonic() + self._means.patience
+        parts = list(self._parts(conflate(waiting)))
+        results = await asyncio.gather(*(self._batch(*part, deadline) for part in parts), return_exceptions=True)
+        faults = [result for result in results if isinstance(result, BaseException)]
+        if faults:  # one that a person must mend goes before those that pass
+            raise min(faults, key=lambda fault: isinstance(fault, ConnectionError))
+        return sum((result for result in results if isinstance(result, Counter)), Counter())
+
+    def _parts(self, newest: Sequence[Newest]) -> list[tuple[str, list[Newest]]]:
+        parts = []
+        for name, sink in self._sinks.items():
+            own = [each for each in newest if each.waiting.document.flow == name]
+            size = max(1, sink.capabilities.batch_size)
+            parts += [(name, own[start : start + size]) for start in range(0, len(own), size)]
+        return parts
+
+    async def _batch(self, flow: str, newest: Sequence[Newest], deadline: float) -> Counter[Kind]:
+        async with self._turns[flow]:
+            if self._means.health.away and time.monotonic() > deadline:
+                raise TargetAway("the target is still away")
+            documents = [each.waiting.document for each in newest]
+            async with self._means.ledger.claim(flow, documents) as applied:
+                batch = Batch(self._means, self._flows[flow], self._sinks[flow], applied, deadline)
+                return await batch.finish(newest)
