@@ -184,10 +184,10 @@ class Batch:
                 failures += 1
                 left = await self._weigh(left)
                 await self._wait(left, failures)
-            trials, size = left, max(1, size // 2)
+            trials, size = left, max(1, min(size, len(left)) // 2)
 
     async def _call(self, trials: Sequence[Trial]) -> tuple[list[Trial], bool]:
-        """Write once; gives the trials without outcome, and whether a refusal of the whole must be looked into."""
+        """Write once; gives the trials without outcome, and whether refusals among them must be looked into."""
         documents = [trial.document for trial in trials]
         if self._means.budget.paused > self._means.patience:
             raise TargetAway(f"the account is paused for {self._means.budget.paused:.0f} s")
@@ -195,14 +195,17 @@ class Batch:
         hit("delivery.before_write")
         outcomes = await self._write(documents)
         hit("delivery.written")
-        if len(trials) > 1 and isinstance(outcomes[0], Rejected) and all(each == outcomes[0] for each in outcomes):
-            return list(trials), True  # perhaps one of them spoils the others: halves tell
-        judged = [self._judge(trial, outcome) for trial, outcome in zip(trials, outcomes, strict=True)]
+        # refused with the same words: perhaps one of them spoils the others, smaller batches will tell
+        alike = {each for each, times in Counter(o for o in outcomes if isinstance(o, Rejected)).items() if times > 1}
+        suspects = [trial for trial, outcome in zip(trials, outcomes, strict=True) if outcome in alike]
+        judged = [
+            self._judge(trial, outcome) for trial, outcome in zip(trials, outcomes, strict=True) if outcome not in alike
+        ]
         entries = [each for each in judged if isinstance(each, Entry)]
         if entries:
             self._means.health.answered()
         await self._record(entries)
-        return [each for each in judged if isinstance(each, Trial)], False
+        return suspects + [each for each in judged if isinstance(each, Trial)], bool(suspects)
 
     async def _write(self, documents: Sequence[Document]) -> Sequence[Outcome]:
         try:

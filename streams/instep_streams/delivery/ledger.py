@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -266,7 +267,13 @@ class Ledger:
                 raise _fault(exc) from exc
 
 
+# libpq gives no SQLSTATE for a refused connection, only the server's words
+_REFUSED: Final = re.compile(r"authentication failed|no password supplied|does not exist|no pg_hba\.conf entry")
+
+
 def _fault(exc: psycopg.Error) -> Exception:
+    if exc.sqlstate is None and _REFUSED.search(str(exc)):
+        return StateError(f"The state database refuses the connection: {_first_line(exc)}.", "Check `state.dsn`.")
     if isinstance(exc, psycopg.OperationalError) and exc.sqlstate is None:
         return ConnectionError(f"The state database cannot be reached: {_first_line(exc)}.")
     if advice(exc) is Advice.AGAIN:
