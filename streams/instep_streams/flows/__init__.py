@@ -1,1 +1,1 @@
-"""Flows: one SELECT each, kept true on a replica."""
+"""Flows: one SELECT each, compiled into dirty-key rules and evaluated by PostgreSQL itself on the replica."""

@@ -1,0 +1,91 @@
+"""The captured tables as the compiler and the replica see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+DEFAULT_SCHEMA = "public"
+"""Where an unqualified table name of a flow is looked up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a captured table.
+
+    Attributes:
+        name: as stored, unquoted.
+        sql_type: PostgreSQL's text of the type, schema-qualified outside pg_catalog.
+        not_null: declared NOT NULL.
+        default: SQL text of the value that rows from before the column existed hold, None for NULL.
+    """
+
+    name: str
+    sql_type: str
+    not_null: bool = False
+    default: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One captured table.
+
+    Attributes:
+        schema: namespace in the store.
+        name: its name.
+        columns: in order.
+        key: the columns that identify a row; empty for a keyless table.
+    """
+
+    schema: str
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    _types: dict[str, Column] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_types", {column.name: column for column in self.columns})
+
+    @property
+    def id(self) -> str:
+        """`schema.name`."""
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def sql(self) -> str:
+        """The quoted, qualified name."""
+        return f"{quote(self.schema)}.{quote(self.name)}"
+
+    def __contains__(self, column: str) -> bool:
+        return column in self._types
+
+    def type_of(self, column: str) -> str:
+        """SQL type of a column."""
+        return self._types[column].sql_type
+
+    def not_null(self, column: str) -> bool:
+        """Whether the column can never be NULL."""
+        return self._types[column].not_null or column in self.key
+
+
+Catalog = Mapping[str, Table]
+"""Tables by `schema.name`."""
+
+
+def catalog_of(tables: Iterable[Table]) -> dict[str, Table]:
+    """Index tables by their id."""
+    return {table.id: table for table in tables}
+
+
+def quote(name: str) -> str:
+    """A SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A SQL string constant."""
+    return (
+        "'" + text.replace("'", "''") + "'"
+        if "\\" not in text
+        else "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+    )

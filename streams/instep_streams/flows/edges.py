@@ -1,0 +1,231 @@
+"""Read the blocks of a SELECT and the edges between its table occurrences.
+
+An edge says: a row of `to` matters only to those rows of `sources` that have equal values. Edges come from equalities
+that must hold, so they may say too little (then more keys are dirty than need be), never too much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from sqlglot import exp
+
+from instep_streams.flows.blocks import Base, Block, Node, Source, conjuncts
+from instep_streams.flows.catalog import Catalog
+from instep_streams.flows.refusals import refuse
+from instep_streams.flows.resolve import copies, restrictable
+
+
+class Edge(NamedTuple):
+    """One equality.
+
+    Attributes:
+        sources: where the value may have come from; a row of `to` is reached only when each of them is.
+        to: the column of the table occurrence that is restricted by it.
+    """
+
+    sources: tuple[Base, ...]
+    to: Base
+
+
+class Reader:
+    """Reads one qualified SELECT.
+
+    Attributes:
+        nodes: every table occurrence.
+        edges: every equality between two of them.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._open: list[exp.Expr] = []
+        self._seen: set[int] = set()
+        self.nodes: list[Node] = []
+        self.edges: list[Edge] = []
+
+    def read(self, tree: exp.Query) -> tuple[Block, ...]:
+        """The blocks of the SELECT itself, one per UNION branch.
+
+        Raises:
+            FlowError: SHAPE, LIMIT, SETOP, OUTER, NESTED_JOIN, NOT_IN, ANY_ALL, RECURSIVE.
+        """
+        blocks = self._query(tree, None)
+        unused = {id(cte) for cte in tree.find_all(exp.CTE) if id(cte.this) not in self._seen}
+        for table in tree.find_all(exp.Table):
+            if id(table) not in self._seen and not any(id(each) in unused for each in _ancestors(table)):
+                raise refuse("SHAPE", table, "a table in this place cannot be followed", "Join it in FROM.")
+        return blocks
+
+    def _query(self, query: exp.Expr, parent: Block | None) -> tuple[Block, ...]:
+        self._seen.add(id(query))
+        if isinstance(query, exp.Subquery):
+            if query.args.get("limit") or query.args.get("offset"):
+                raise refuse("LIMIT", query)
+            if isinstance(query.this, exp.Table):
+                raise refuse("NESTED_JOIN", query)
+            return self._query(query.this, parent)
+        if isinstance(query, exp.SetOperation):
+            if not isinstance(query, exp.Union):
+                raise refuse("SETOP", query)
+            if query.args.get("limit") or query.args.get("offset"):
+                raise refuse("LIMIT", query, "LIMIT on a UNION counts rows of other keys")
+            return self._query(query.left, parent) + self._query(query.right, parent)
+        if not isinstance(query, exp.Select):
+            raise refuse("SHAPE", query)
+        return (self._select(query, parent),)
+
+    def _select(self, select: exp.Select, parent: Block | None) -> Block:
+        block = Block(select, parent)
+        start = select.args.get("from_")
+        if start is None and parent is None:
+            raise refuse("SHAPE", select, "a SELECT without FROM reads no table")
+        if start is not None:
+            self._add_source(block, start.this, None)
+        for join in select.args.get("joins") or ():
+            self._add_source(block, join.this, join)
+        for lateral in select.args.get("laterals") or ():
+            self._add_source(block, lateral, None)
+        where = select.args.get("where")
+        for condition in conjuncts(where.this if where is not None else None):
+            self._equality(condition, block, None)
+        for clause in ("where", "having", "qualify", "group", "order", "distinct", "windows", "expressions"):
+            found = select.args.get(clause)
+            for part in found if isinstance(found, list) else [found]:
+                self._subqueries(part, block)
+        return block
+
+    def _add_source(self, block: Block, source: exp.Expr, join: exp.Join | None) -> None:
+        side = (join.side if join is not None else "").upper()
+        kind = (join.kind if join is not None else "").upper()
+        if side in ("RIGHT", "FULL"):
+            raise refuse("OUTER", f"{side} JOIN {source.sql('postgres')}")
+        if kind in ("SEMI", "ANTI", "ASOF"):
+            raise refuse("SHAPE", f"{kind} JOIN")
+        if source.args.get("joins"):
+            raise refuse("NESTED_JOIN", source)
+        alias = source.alias_or_name
+        if isinstance(source, exp.Table) and isinstance(source.this, exp.Identifier) and source.alias_column_names:
+            raise refuse(
+                "SHAPE", source, "renamed columns of a table are not followed", "Rename them in the SELECT list."
+            )
+        nullable = side == "LEFT"
+        block.sources[alias] = self._source(source, block, nullable)
+        condition = join.args.get("on") if join is not None else None
+        for each in conjuncts(condition):
+            self._equality(each, block, alias if nullable else None)
+        self._subqueries(condition, block)
+
+    def _source(self, source: exp.Expr, block: Block, nullable: bool) -> Source:
+        lateral = isinstance(source, exp.Lateral)
+        inner = source.this if lateral else source
+        if isinstance(source, exp.Table) and isinstance(source.this, exp.Identifier):
+            return self._table(source, nullable)
+        if isinstance(inner, exp.Subquery) or (lateral and isinstance(inner, exp.Query)):
+            # a derived table sees the columns around its query, a LATERAL one also those beside it
+            blocks = self._query(inner, block if lateral else block.parent)
+            return Source(blocks=blocks, nullable=nullable)
+        self._subqueries(source, block)
+        self._seen.add(id(source))
+        return Source(nullable=nullable)  # a function of the row, or VALUES
+
+    def _table(self, table: exp.Table, nullable: bool) -> Source:
+        self._seen.add(id(table))
+        named = None if table.db else _cte(table)
+        if named is not None:
+            if any(each is named for each in self._open):
+                raise refuse("RECURSIVE", table)
+            self._open.append(named)
+            try:
+                return Source(blocks=self._query(named, None), nullable=nullable)
+            finally:
+                self._open.pop()
+        node = Node(len(self.nodes), self._catalog[f"{table.db}.{table.name}"], table.alias_or_name)
+        self.nodes.append(node)
+        return Source(node=node, nullable=nullable)
+
+    def _subqueries(self, part: exp.Expr | None, block: Block) -> None:
+        """Subqueries of an expression: their own equalities with outer columns lead from outside in."""
+        stack = [part] if part is not None else []
+        while stack:
+            node = stack.pop()
+            if isinstance(node, exp.In) and node.args.get("query") is not None:
+                self._in(node, block)
+                stack.append(node.this)
+            elif isinstance(node, (exp.Any, exp.All)) and node.find(exp.Query) is not None:
+                raise refuse("ANY_ALL", node.parent or node)
+            elif isinstance(node, exp.Query):
+                self._query(node, block)
+            else:
+                stack.extend(node.iter_expressions())
+
+    def _in(self, node: exp.In, block: Block) -> None:
+        """`x IN (SELECT y …)` leads from x to y where NULL makes no difference."""
+        outer = node.this.unnest()
+        wanted = list(outer.expressions) if isinstance(outer, exp.Tuple) else [outer]
+        needed = any(each is node for each in _needed(block))
+        for inner in self._query(node.args["query"], block):
+            pairs = [
+                (copies(each, block), restrictable(inner.output(at), inner))
+                for at, each in enumerate(wanted)
+                if at < len(inner.select.expressions)
+            ]
+            if not needed and not all(_never_null(left) and _never_null(right) for left, right in pairs):
+                raise refuse("NOT_IN", node)
+            for left, right in pairs:
+                self.edges += [Edge(tuple(left), to) for to in right if left]
+
+    def _equality(self, condition: exp.Expr, block: Block, left_joined: str | None) -> None:
+        if not isinstance(condition, exp.EQ):
+            return
+        sides = (condition.left, condition.right)
+        if all(_is_outer(side, block) for side in sides):
+            return  # it restricts the subquery, not the join outside
+        for value, target in (sides, sides[::-1]):
+            if _is_outer(target, block):
+                continue
+            sources = copies(value, block)
+            for to in restrictable(target, block):
+                if sources and self._leads(sources, to, block, left_joined):
+                    self.edges.append(Edge(tuple(sources), to))
+
+    def _leads(self, sources: list[Base], to: Base, block: Block, left_joined: str | None) -> bool:
+        if any(each.node is to.node for each in sources):
+            return False
+        if left_joined is None:
+            return True
+        # the ON of a LEFT JOIN restricts its right side only
+        right = set(block.sources[left_joined].nodes())
+        return to.node in right and not any(each.node in right for each in sources)
+
+
+def _never_null(bases: list[Base]) -> bool:
+    return bool(bases) and all(each.not_null for each in bases)
+
+
+def _needed(block: Block) -> Iterator[exp.Expr]:
+    """Conditions without which the block has no row: WHERE's, where NULL and FALSE are the same."""
+    where = block.select.args.get("where")
+    yield from conjuncts(where.this if where is not None else None)
+
+
+def _is_outer(value: exp.Expr, block: Block) -> bool:
+    column = value.unnest()
+    return isinstance(column, exp.Column) and column.table not in block.sources
+
+
+def _cte(table: exp.Table) -> exp.Expr | None:
+    for node in _ancestors(table):
+        found = node.args.get("with_") if isinstance(node, exp.Query) else None
+        for cte in found.expressions if found is not None else ():
+            if cte.alias == table.name:
+                inner: exp.Expr = cte.this
+                return inner
+    return None
+
+
+def _ancestors(node: exp.Expr) -> Iterator[exp.Expr]:
+    parent = node.parent
+    while parent is not None:
+        yield parent
+        parent = parent.parent
