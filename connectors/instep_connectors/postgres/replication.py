@@ -84,7 +84,7 @@ class ReplicationConnection:
         row = self._run("IDENTIFY_SYSTEM")
         return Identity(_cell(row, 0), int(_cell(row, 1)), parse_lsn(_cell(row, 2)))
 
-    def create_slot(self, name: str, idle: Callable[[float], bool]) -> NewSlot | None:
+    def create_slot(self, name: str, idle: Callable[[float], bool], *, temporary: bool = False) -> NewSlot | None:
         """Create a logical slot and export its snapshot, which lives until this connection's next command.
 
         The server first waits for every transaction that is running; that wait is logged.
@@ -92,6 +92,7 @@ class ReplicationConnection:
         Args:
             name: of the slot.
             idle: tells, given 0 seconds, whether the process should stop.
+            temporary: gone with the connection.
 
         Returns:
             None when the process should stop.
@@ -100,7 +101,8 @@ class ReplicationConnection:
             SourceError: the name is not allowed, or no slot is free.
             ConnectionError: lost meanwhile.
         """
-        self._send(f"CREATE_REPLICATION_SLOT {_quote(name)} LOGICAL pgoutput EXPORT_SNAPSHOT")
+        kind = "TEMPORARY LOGICAL" if temporary else "LOGICAL"
+        self._send(f"CREATE_REPLICATION_SLOT {_quote(name)} {kind} pgoutput EXPORT_SNAPSHOT")
         told = time.monotonic()
         while not self._ready(0.5):
             if idle(0.0):

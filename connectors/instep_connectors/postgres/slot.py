@@ -24,9 +24,11 @@ PLUGIN: Final = "pgoutput"
 _SLOT: Final = """
 SELECT plugin, database, slot_type, active_pid, wal_status,
        confirmed_flush_lsn - '0/0'::pg_lsn, restart_lsn - '0/0'::pg_lsn,
-       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END - '0/0'::pg_lsn,
        safe_wal_size, to_jsonb(s)->>'invalidation_reason'
 FROM pg_replication_slots s WHERE slot_name = %s"""
+
+_CURRENT: Final = """
+SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END - '0/0'::pg_lsn"""
 
 _SERVER: Final = """
 SELECT s.system_identifier::text, c.timeline_id, current_database(), current_setting('wal_level'),
@@ -122,11 +124,19 @@ def read_slot(conn: Connection, name: str) -> Slot | None:
     row = conn.execute(_SLOT, (name,)).fetchone()
     if row is None:
         return None
-    plugin, database, kind, pid, status, confirmed, restart, current, safe, reason = row
+    plugin, database, kind, pid, status, confirmed, restart, safe, reason = row
+    current = current_lsn(conn)
     return Slot(
         name, plugin or "", database or "", kind == "logical", pid, status or "", int(confirmed or restart or 0),
-        int(restart or 0), int(current or 0), None if safe is None else int(safe), reason,
+        int(restart or 0), current, None if safe is None else int(safe), reason,
     )  # fmt: skip
+
+
+def current_lsn(conn: Connection) -> int:
+    """Where the server's WAL stands (a standby's: what it has replayed)."""
+    row = conn.execute(_CURRENT).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def check_server(server: Server, slot_exists: bool) -> None:
@@ -276,6 +286,26 @@ class SlotLock:
         )
 
 
+def check_holder(conn: Connection, slot: Slot, application: str) -> None:
+    """Check that nobody but a process of our name holds the slot.
+
+    Raises:
+        SourceError: somebody else does; names the server process.
+    """
+    if slot.active_pid is None:
+        return
+    row = conn.execute(
+        "SELECT application_name, coalesce(client_addr::text, 'local') FROM pg_stat_activity WHERE pid = %s",
+        (slot.active_pid,),
+    ).fetchone()
+    if row is None or row[0] != application:
+        raise SourceError(
+            f"The slot {slot.name} is held by the store's process {slot.active_pid}"
+            f"{f' ({row[0]} at {row[1]})' if row else ''}.",
+            f"Stop what reads it, or end it: SELECT pg_terminate_backend({slot.active_pid});",
+        )
+
+
 def wait_until_free(
     conn: Connection, name: str, application: str, wait_s: float, idle: Callable[[float], bool]
 ) -> None:
@@ -285,22 +315,11 @@ def wait_until_free(
         SourceError: somebody else keeps it for longer than `wait_s` seconds; names the server process.
     """
     deadline = time.monotonic() + wait_s
-    ended = False
     while (slot := read_slot(conn, name)) is not None and slot.active_pid is not None and not idle(0.0):
         if time.monotonic() < deadline:
             idle(0.1)
             continue
-        row = conn.execute(
-            "SELECT application_name, coalesce(client_addr::text, 'local') FROM pg_stat_activity WHERE pid = %s",
-            (slot.active_pid,),
-        ).fetchone()
-        if row is not None and row[0] == application and not ended:
-            log.warning("ending the store's process %d, left behind by an earlier capture", slot.active_pid)
-            conn.execute("SELECT pg_terminate_backend(%s)", (slot.active_pid,))
-            ended, deadline = True, time.monotonic() + wait_s
-            continue
-        raise SourceError(
-            f"The slot {name} is held by the store's process {slot.active_pid}"
-            f"{f' ({row[0]} at {row[1]})' if row else ''}.",
-            f"Stop what reads it, or end it: SELECT pg_terminate_backend({slot.active_pid});",
-        )
+        check_holder(conn, slot, application)
+        log.warning("ending the store's process %d, left behind by an earlier capture", slot.active_pid)
+        conn.execute("SELECT pg_terminate_backend(%s)", (slot.active_pid,))
+        deadline = time.monotonic() + wait_s
