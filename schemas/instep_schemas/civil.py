@@ -6,6 +6,7 @@ The proleptic Gregorian calendar from 4713 BC to 294276 AD; Python's `datetime` 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 DAY_US: Final = 86_400_000_000
@@ -84,7 +85,7 @@ def format_time(micros: int) -> str:
     """What `parse_time` reads: the fraction without trailing zeros."""
     seconds, fraction = divmod(micros, 1_000_000)
     minutes, second = divmod(seconds, 60)
-    clock = f"{minutes // 60:02d}:{minutes % 60:02d}:{second:02d}"
+    clock = "%02d:%02d:%02d" % (minutes // 60, minutes % 60, second)  # noqa: UP031 - a third faster than f""
     return f"{clock}.{fraction:06d}".rstrip("0") if fraction else clock
 
 
@@ -104,8 +105,11 @@ def parse_timestamp(text: bytes) -> int:
     return micros + offset * (1_000_000 if found[3] == b"-" else -1_000_000)
 
 
-def format_timestamp(micros: int, zone: str = "") -> str:
-    """What `parse_timestamp` reads; `zone` (`+00`) stands before ` BC`."""
+def format_timestamp(micros: int) -> str:
+    """What `parse_timestamp` reads."""
     days, clock = divmod(micros, DAY_US)
-    date, _, era = format_date(days).partition(" ")
-    return f"{date} {format_time(clock)}{zone}{' BC' if era else ''}"
+    date, space, era = _dates(days).partition(" ")
+    return f"{date} {format_time(clock)}{space}{era}"
+
+
+_dates = lru_cache(4096)(format_date)

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from instep.change import ABSENT, Op, Row
 from instep_schemas import standins
+from instep_schemas.keyjson import key_body
 from instep_schemas.mapping import Avro
 from instep_schemas.standins import kind_of
 from instep_schemas.texts import reader_of, zoned_text
@@ -102,6 +103,13 @@ def decode_key(key_schema_text: str) -> KeyDecoder:
     code.add(" return row")
     decoder: KeyDecoder = code.compile("decode")
     return decoder
+
+
+def decode_key_header(key_schema_text: str) -> KeyDecoder:
+    """Make the decoder of a key change's header (`__debezium.oldkey`, `…newkey`): JSON to column name → text."""
+    schema = expand(json.loads(key_schema_text))
+    body = decode_key(key_schema_text)
+    return lambda text: body(key_body(schema, text))
 
 
 def column_name(field: Mapping[str, Any]) -> str:
@@ -216,6 +224,9 @@ class _Code:
         kind, name = kind_of(avro)
         if kind == "string" and name in _AS_IS:
             self.text(depth, target)
+        elif name == "io.debezium.time.ZonedTimestamp":
+            self.string(depth, target)
+            self.add(f"{pad}{target} = zoned({target})")
         elif kind in ("int", "long") and not name:
             self.number(depth, target, f"{target} = str({target})", "SMALL")
         else:
@@ -265,22 +276,52 @@ class _Code:
         self.add(f"{pad}else: {target}, p = {reader}(d, p)")
 
     def source(self, record: dict[str, Any]) -> None:
-        """The source block: five of its fields, the rest skipped."""
+        """The source block: five of its fields are read, the rest is skipped.
+
+        All changes of one transaction share the same bytes but for `sequence` and `lsn`: each run of fields between
+        those is remembered with what it meant, and recognised as a whole.
+        """
+        run: list[dict[str, Any]] = []
         for field in record["fields"]:
-            name, avro = field["name"], field["type"]
-            if name not in _SOURCE:
-                self.skip(1, avro)
-                continue
-            depth = 1
-            if isinstance(avro, list):
-                branch = 0 if avro[1] == "null" else 1
-                avro, depth = avro[branch], 2
-                self.add(" p += 1")
-                self.add(f" if d[p - 1] == {branch << 1}:")
-            if kind_of(avro)[0] == "string":
-                self.string(depth, name)
+            if field["name"] in ("sequence", "lsn"):
+                self._run(run)
+                self._source_field(1, field)
+                run = []
             else:
-                self.number(depth, name)
+                run.append(field)
+        for field in run:
+            self._source_field(1, field)
+
+    def _run(self, fields: list[dict[str, Any]]) -> None:
+        memory = f"m{len(self.names)}"
+        self.names[memory] = [(b"\xff" * 11,)]  # no varint is that long: matches nothing
+        told = ", ".join(field["name"] for field in fields if field["name"] in _SOURCE)
+        self.add(f" run = {memory}[0]")
+        self.add(" if d.startswith(run[0], p):")
+        self.add("  p += len(run[0])")
+        if told:
+            self.add(f"  _, {told} = run")
+        self.add(" else:")
+        self.add("  start = p")
+        for field in fields:
+            self._source_field(2, field)
+        self.add(f"  {memory}[0] = (d[start:p], {told})")
+
+    def _source_field(self, depth: int, field: dict[str, Any]) -> None:
+        name, avro, pad = field["name"], field["type"], " " * depth
+        if name not in _SOURCE:
+            self.skip(depth, avro)
+            return
+        if isinstance(avro, list):
+            branch = 0 if avro[1] == "null" else 1
+            avro = avro[branch]
+            self.add(f"{pad}p += 1")
+            self.add(f"{pad}if d[p - 1] == {branch << 1}:")
+            depth += 1
+        if kind_of(avro)[0] == "string":
+            self.string(depth, name)
+        else:
+            self.number(depth, name)
 
     def skip(self, depth: int, avro: Any) -> None:
         """Step over a value."""

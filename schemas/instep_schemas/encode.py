@@ -1,29 +1,22 @@
-"""One generated encoder per table: a row's texts to Avro bytes, straight-line, without dictionaries in between.
+"""One encoder per version of a table: a change's row tuples to its Kafka records.
 
-The generated functions take the row's tuple as pgoutput or COPY gave it (`bytes`, None, or ABSENT for an unchanged
-TOAST column). A row that they cannot write goes column by column through `_slowly`, which puts the placeholder in the
-place of ABSENT and names the column of any other fault.
+Rows come as pgoutput or COPY gave them: `bytes`, None, or ABSENT for an unchanged TOAST column.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
-from instep.change import ABSENT, Absent, Op
+from instep.change import ABSENT, Op
 from instep.relation import Relation
-from instep_schemas import standins
-from instep_schemas.derive import Field, TableSchemas, derive
+from instep_schemas.derive import TableSchemas, derive
 from instep_schemas.envelope import SourceBlock, table_block
 from instep_schemas.keyjson import key_json
-from instep_schemas.values import BOOLEANS, MEMOISED, Codec, Memo, codec_of
-from instep_schemas.varint import LENGTH, SOME_LENGTH, counted, long
+from instep_schemas.rowcode import Cells, Tuple, generate
+from instep_schemas.varint import counted
 from instep_schemas.wire import Unencodable, WireOptions
-
-Cell = bytes | None | Absent
-Tuple = Sequence[Cell]
-"""A row in the relation's column order."""
 
 NEW_KEY: Final = "__debezium.newkey"
 OLD_KEY: Final = "__debezium.oldkey"
@@ -63,9 +56,9 @@ class TableEncoder:
         by_name = {cell.field.column.name: cell for cell in cells}
         self._key_cells = [by_name[field.column.name] for field in self.schemas.key_fields]
         self._after_cells = cells
-        self._key = _generate(self._key_cells, len(relation.columns), self._key_prefix, key=True)
-        self._after = _generate(cells, len(relation.columns), _SOME)
-        self._before = _generate(cells, len(relation.columns), _SOME, before=True)
+        self._key = generate(self._key_cells, len(relation.columns), self._key_prefix, key=True)
+        self._after = generate(cells, len(relation.columns), _SOME)
+        self._before = generate(cells, len(relation.columns), _SOME, before=True)
         self._key_is_old = all(field.identity for field in self.schemas.key_fields)
         self._whole_before = all(field.identity for field in self.schemas.fields)
 
@@ -197,162 +190,6 @@ class TableEncoder:
             if len(row) != len(self.relation.columns):
                 raise
             return _SOME + b"".join(cell(each, row) for each in self._after_cells)
-
-
-class Cells:
-    """One column's ways of being written, and the constants the generated code is made of."""
-
-    __slots__ = ("_none", "_some", "codec", "constant", "field", "filler", "options", "placeholder")
-
-    def __init__(self, field: Field, options: WireOptions) -> None:
-        self.field = field
-        self.options = options
-        self.codec: Codec = codec_of(field.mapped)
-        if field.truncated is not None:
-            limit = field.truncated
-            self.codec = lambda text: counted(text.decode()[:limit].encode())
-        defaulted = field.optional and field.default is not None
-        self._some, self._none = (_NULL, _SOME) if defaulted else (_SOME, _NULL)
-        self.placeholder = standins.placeholder(field.mapped.avro, options.unavailable)
-        self.constant = None if field.masked is None else self.some(counted(b"*" * field.masked))
-        self.filler = self._make_filler()
-
-    def some(self, encoded: bytes) -> bytes:
-        """A value with its union's branch."""
-        return self._some + encoded if self.field.optional else encoded
-
-    @property
-    def some_prefix(self) -> bytes:
-        """The branch of a value."""
-        return self._some if self.field.optional else b""
-
-    @property
-    def none(self) -> bytes | None:
-        """Null; None for a NOT NULL column."""
-        return self._none if self.field.optional else None
-
-    def _make_filler(self) -> bytes:
-        """What `before` holds of a column that the replica identity leaves out."""
-        field = self.field
-        if field.optional and (field.default is None or self.options.profile == "native"):
-            return self._none
-        content = field.default if field.default is not None else standins.zero(field.mapped.avro)
-        return self.some(content or b"\x00")
-
-    def after(self, row: Tuple) -> bytes:
-        """This column of a new row.
-
-        Raises:
-            Unencodable: always for a fault, naming the column.
-        """
-        if self.constant is not None:
-            return self.constant
-        cell = row[self.field.index]
-        name = self.field.column.name
-        if cell is None:
-            if self.none is None:
-                raise Unencodable(name, "it is null, although the column is declared NOT NULL")
-            return self.none
-        if isinstance(cell, Absent):
-            if self.placeholder is None:
-                raise Unencodable(name, "its unchanged value was not sent, and its Avro type has no way to say so")
-            return self.some(self.placeholder)
-        try:
-            return self.some(self.codec(cell))
-        except ValueError as exc:
-            raise Unencodable(name, str(exc) if type(exc) is ValueError else "not the text of its type") from exc
-        except LookupError as exc:
-            raise Unencodable(name, "not the text of its type") from exc
-
-    def before(self, row: Tuple) -> bytes:
-        """This column of an old row."""
-        return self.after(row) if self.field.identity or self.constant is not None else self.filler
-
-    def key(self, row: Tuple) -> bytes:
-        """This column as a part of the Kafka key; never null, absent or masked."""
-        cell = row[self.field.index]
-        if not isinstance(cell, bytes):
-            raise Unencodable(self.field.column.name, "it belongs to the key and has no value")
-        try:
-            return codec_of(self.field.mapped)(cell)
-        except (ValueError, LookupError) as exc:
-            raise Unencodable(self.field.column.name, str(exc)) from exc
-
-
-def _generate(
-    cells: Sequence[Cells], width: int, prefix: bytes, *, before: bool = False, key: bool = False
-) -> Callable[[Tuple], bytes]:
-    """Compile the function that writes a row (or key) of these columns."""
-    names: dict[str, Any] = {"LENGTH": LENGTH, "SOME": SOME_LENGTH, "long": long, "BOOLEANS": BOOLEANS}
-    used: set[int] = set()
-    parts: list[bytes | str] = [prefix]
-    for cell in cells:
-        if cell.constant is not None and not key:
-            parts.append(cell.constant)
-        elif before and not cell.field.identity:
-            parts.append(cell.filler)
-        else:
-            used.add(cell.field.index)
-            parts += _expression(cell, names, key)
-    variables = ",".join(f"c{index}" if index in used else "_" for index in range(width))
-    source = f"def write(row):\n ({variables}{',' if width == 1 else ''}) = row\n return join(({_items(parts)},))"
-    if width == 0:
-        source = f"def write(row):\n return {prefix!r}"
-    names["join"] = b"".join
-    exec(compile(source, "<generated encoder>", "exec"), names)
-    generated: Callable[[Tuple], bytes] = names["write"]
-    return generated
-
-
-def _items(parts: Sequence[bytes | str]) -> str:
-    """Join neighbouring constants, so that they cost one item."""
-    items: list[str] = []
-    constant = b""
-    for part in parts:
-        if isinstance(part, bytes):
-            constant += part
-            continue
-        if constant:
-            items.append(repr(constant))
-            constant = b""
-        items.append(part)
-    if constant or not items:
-        items.append(repr(constant))
-    return ",".join(items)
-
-
-def _expression(cell: Cells, names: dict[str, Any], key: bool) -> list[bytes | str]:
-    """The tuple items that write one column: source text, and constants as bytes."""
-    variable = f"c{cell.field.index}"
-    optional = cell.field.optional and not key
-    codec = cell.field.mapped.codec
-    if codec == "text" and cell.field.truncated is None:
-        return _text_items(cell, variable, optional)
-    function = f"f{cell.field.index}"
-    encode = codec_of(cell.field.mapped) if key else cell.codec
-    if codec in MEMOISED:
-        names[function] = Memo(encode)
-        call = f"{function}[{variable}]"
-    elif codec == "bool":
-        call = f"BOOLEANS[{variable}]"
-    else:
-        names[function] = encode
-        call = f"{function}({variable})"
-    if not optional:
-        return [call]
-    return [f"({cell.none!r} if {variable} is None else {cell.some_prefix!r}+{call})"]
-
-
-def _text_items(cell: Cells, variable: str, optional: bool) -> list[bytes | str]:
-    limit = len(LENGTH)
-    if not optional:
-        size = f"(LENGTH[n] if (n := len({variable})) < {limit} else long(n))"
-        return [size, variable]
-    table = "SOME" if cell.some_prefix == _SOME else "LENGTH"
-    some = cell.some_prefix
-    first = f"{table}[n]" if some == _SOME else f"{some!r}+LENGTH[n]"
-    size = f"({first} if (n := len({variable})) < {limit} else {some!r}+long(n))"
-    return [f"({cell.none!r} if {variable} is None else {size})", f"({variable} or b'')"]
 
 
 def compile_encoder(

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Callable
 from typing import Final
 
-from instep_schemas.varint import counted, long, unsigned
+from instep_schemas.varint import LENGTH, counted, long, unsigned
 from instep_schemas.wire import WireOptions
 
 _NULL: Final = b"\x00"
@@ -30,7 +30,7 @@ class SourceBlock:
         origin_lsn: commit LSN at the origin.
     """
 
-    __slots__ = ("_arguments", "_head", "_middle", "_options", "_sequence", "_tail", "_transaction")
+    __slots__ = ("_arguments", "_head", "_middle", "_options", "_sequence", "_tables", "_tail", "_transaction")
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class SourceBlock:
         self._middle = _SOME + long(committed_us) + _SOME + long(committed_us * 1000)
         self._transaction = _optional_long(transaction)
         shown_origin = _NULL if origin is None else _SOME + counted(origin.encode())
+        self._tables: dict[bytes, bytes] = {}
         self._tail = _NULL + shown_origin + _optional_long(origin_lsn)
 
     def marked(self, snapshot: str) -> SourceBlock:
@@ -77,26 +78,16 @@ class SourceBlock:
 
     def at(self, lsn: int | None, table: bytes) -> bytes:
         """The whole block of the change at `lsn` (None: an incremental snapshot's row); `table` from `table_block`."""
+        middle = self._tables.get(table)
+        if middle is None:
+            middle = self._tables[table] = self._middle + table + self._transaction
         if lsn is None:
             last_commit = self._arguments[2]
-            position = _NULL
-            digits = b"null" if last_commit is None else b'"%d"' % last_commit
-        else:
-            position = _SOME + unsigned(lsn << 1)
-            digits = b'"%d"' % lsn
-        sequence = self._sequence + digits + b"]"
-        return b"".join(
-            (
-                self._head,
-                bytes((len(sequence) << 1,)),
-                sequence,
-                self._middle,
-                table,
-                self._transaction,
-                position,
-                self._tail,
-            )
-        )
+            sequence = self._sequence + (b"null]" if last_commit is None else b'"%d"]' % last_commit)
+            return self._head + LENGTH[len(sequence)] + sequence + middle + _NULL + self._tail
+        sequence = b'%b"%d"]' % (self._sequence, lsn)
+        position = unsigned(lsn << 1)
+        return b"".join((self._head, LENGTH[len(sequence)], sequence, middle, _SOME, position, self._tail))
 
 
 def table_block(schema: str, table: str) -> bytes:

@@ -69,6 +69,8 @@ def decimal_text(content: bytes, scale: int) -> str:
 
 def zoned_text(iso: str) -> str:
     """Debezium's ZonedTimestamp as PostgreSQL prints a timestamptz in UTC."""
+    if len(iso) == 27 and iso[10] == "T" and iso[26] == "Z" and iso[25] != "0":  # the usual: all six digits
+        return f"{iso[:10]} {iso[11:26]}+00"
     if not iso.endswith("Z"):
         return iso
     at = iso.index("T")
@@ -119,6 +121,8 @@ def _timestamp(factor: int) -> Callable[[int], str]:
     minus_infinity = civil.TIMESTAMP_MINUS_INFINITY_MS * 1000 // factor
 
     def render(number: int) -> str:
+        if minus_infinity < number < infinity:
+            return civil.format_timestamp(number * factor)
         if number == infinity:
             return "infinity"
         return "-infinity" if number == minus_infinity else civil.format_timestamp(number * factor)

@@ -52,12 +52,19 @@ def counted(content: bytes) -> bytes:
 
 def read_long(data: bytes, at: int) -> tuple[int, int]:
     """Read an Avro int or long: the number and where it ends."""
-    byte = data[at]
-    at += 1
-    number, shift = byte & 0x7F, 7
-    while byte > 0x7F:
-        byte = data[at]
-        at += 1
+    number = data[at]
+    if number < 0x80:
+        return (number >> 1) ^ -(number & 1), at + 1
+    byte = data[at + 1]
+    if byte < 0x80:
+        number = number & 0x7F | byte << 7
+        return (number >> 1) ^ -(number & 1), at + 2
+    number = number & 0x7F | (byte & 0x7F) << 7
+    at += 2
+    shift = 14
+    while (byte := data[at]) > 0x7F:
         number |= (byte & 0x7F) << shift
+        at += 1
         shift += 7
-    return (number >> 1) ^ -(number & 1), at
+    number |= byte << shift
+    return (number >> 1) ^ -(number & 1), at + 1

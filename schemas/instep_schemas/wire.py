@@ -137,7 +137,7 @@ EXCEPTIONS: Final[Mapping[str, Deviation]] = {
     ),
     "numeric-special": Deviation(
         "NaN or Infinity in a numeric stops the connector (decimal.handling.mode=precise).",
-        "Unencodable: that change goes to the dead letters. (In the native profile an unconstrained numeric carries it.)",
+        "Unencodable: that change goes to the dead letters. (The native profile carries it in unconstrained numerics.)",
     ),
     "array-dimensions": Deviation(
         "Arrays of more than one dimension, or with a lower bound other than 1, lose their shape.",

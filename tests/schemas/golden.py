@@ -16,7 +16,7 @@ from instep.topics import data_topic
 from instep_connectors.postgres import pgoutput
 from instep_connectors.postgres.catalog import Catalog
 from instep_connectors.postgres.snapshot import parse_copy_line
-from instep_schemas.encode import Tuple
+from instep_schemas.rowcode import Tuple
 from instep_schemas.wire import WireOptions
 
 FOLDER = Path(__file__).parent.parent / "golden"
