@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
@@ -72,7 +73,7 @@ def same_value(one: Any, other: Any) -> bool:
 
 
 def _is_nan(value: Any) -> bool:
-    return isinstance(value, (float, Decimal)) and value != value  # the definition of NaN
+    return value.is_nan() if isinstance(value, Decimal) else isinstance(value, float) and math.isnan(value)
 
 
 def same_fields(one: Fields | None, other: Fields | None) -> bool:
@@ -104,7 +105,7 @@ def crm_differences(
         target: the CRM's name.
         flow: the flow's name.
         key: the document's key.
-        columns: the delivered columns; None: all of the document's.
+        columns: the delivered columns.
         topic: the version that the ledger says was applied; None: the tombstone.
         crm: what the CRM holds; None: no (active) record.
         store: the SELECT's row at the position, to be shown beside.
@@ -113,7 +114,7 @@ def crm_differences(
         if topic is not crm:
             yield Difference(flow, key, None, _row(store), _row(topic), _row(crm), target)
         return
-    for name in topic if columns is None else columns:
+    for name in columns:
         one, other = topic.get(name, MISSING), crm.get(name, MISSING)
         if not same_value(one, other):
             yield Difference(flow, key, name, (store or {}).get(name, MISSING), one, other, target)

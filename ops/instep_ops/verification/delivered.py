@@ -39,13 +39,17 @@ class Delivered:
     Args:
         target: the target's name.
         flow: the flow's name.
+        key: the flow's key columns: they identify the record and are not read back.
         columns: the delivered columns; None: all.
         delete: what a tombstone does there.
         fold: the flow topic around the position.
     """
 
-    def __init__(self, target: str, flow: str, columns: Sequence[str] | None, delete: Delete, fold: Fold) -> None:
-        self._target, self._flow, self._columns, self._delete, self._fold = target, flow, columns, delete, fold
+    def __init__(
+        self, target: str, flow: str, key: Sequence[str], columns: Sequence[str] | None, delete: Delete, fold: Fold
+    ) -> None:
+        self._target, self._flow, self._delete, self._fold = target, flow, delete, fold
+        self._key, self._columns = key, columns
 
     def must_read(self, key: Key, ledgered: Ledgered) -> bool:
         """Whether the CRM has to be asked for this key."""
@@ -79,6 +83,10 @@ class Delivered:
         if waits:
             yield Waiting(key, waits)
             return
+        newest = self._fold.newest(key)
+        if ledgered.rejected and newest is not None and newest.version > ledgered.settled:
+            yield Waiting(key, "a newer version than the rejected one is being delivered")
+            return
         if ledgered.rejected:
             yield Difference(self._flow, key, None, None, None, None, self._target, f"rejected: {ledgered.rejected}")
             return
@@ -88,8 +96,8 @@ class Delivered:
         if applied is None:
             yield Waiting(key, f"version {ledgered.applied}, last applied, is not in the topic any more")
             return
-        found = list(crm_differences(self._target, self._flow, key, self._columns, applied.fields, crm, store))
-        newest = self._fold.newest(key)
+        columns = [each for each in self._columns or applied.fields or () if each not in self._key]
+        found = list(crm_differences(self._target, self._flow, key, columns, applied.fields, crm, store))
         moving = now != ledgered or (newest is not None and newest.version > ledgered.applied)
         if found and moving:  # a newer version may be on its way into the CRM at this moment
             yield Waiting(key, "a newer version is being delivered")

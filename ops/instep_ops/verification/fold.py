@@ -1,17 +1,19 @@
 """A flow topic folded by key around one source position. Pure.
 
 The SELECT was evaluated on the snapshot at position L: it holds exactly the transactions that committed before L. A
-document carries the last position of its batch. So a version with position < L belongs to the snapshot's past. The
-first batch that reaches L or goes beyond may *straddle* it: hold changes from both sides. Where such a version follows,
-a key cannot be judged at L; it is judged again at a later position.
+document carries the last position of its batch. So a version with position < L belongs to the snapshot's past. One
+batch may *straddle* L, hold changes from both sides: what it did before L cannot be seen from outside, not even whether
+it touched a key (set to 2 before L and back to 1 behind it: no document at all). So a key that differs is certain only
+at a position that no batch straddles; elsewhere it is a suspect, and judged again at a later position.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from enum import Enum
 
 from instep.change import Position
+from instep.journal import JournalEntry
 from instep.protocols import Document, Fields, Key
 from instep_ops.verification.compare import same_fields
 
@@ -21,6 +23,8 @@ class Verdict(Enum):
 
     EQUAL = "equal"
     DIFFERENT = "different"
+    SUSPECT = "suspect"
+    """Differs, unless the batch that straddles the position changed it and changed it back."""
     UNDECIDED = "undecided"
 
 
@@ -34,9 +38,12 @@ class Fold:
     def __init__(self, at: Position) -> None:
         self.at = at
         self._versions: dict[Key, list[Document]] = {}
+        self._batches: dict[int, tuple[Position, int]] = {}
 
     def add(self, document: Document) -> None:
         """Take the next version of a key, in topic order."""
+        _, count = self._batches.get(document.version, (document.position, 0))
+        self._batches[document.version] = document.position, count + 1
         self._versions.setdefault(document.key, []).append(document)
         if document.position < self.at:
             self._versions[document.key][:-1] = []
@@ -47,6 +54,11 @@ class Fold:
         for versions in self._versions.values():
             past = sum(version.position < at for version in versions)
             versions[: max(0, past - 1)] = []
+
+    def emitted(self) -> tuple[int, int]:
+        """The newest batch before the position (0: none), and how many documents the topic holds up to it."""
+        past = {number: count for number, (position, count) in self._batches.items() if position < self.at}
+        return max(past, default=0), sum(past.values())
 
     def keys(self) -> Iterable[Key]:
         """Every key the topic holds, tombstones included."""
@@ -65,27 +77,41 @@ class Fold:
         """The version with this number, if it is still known."""
         return next((each for each in self._versions.get(key, ()) if each.version == number), None)
 
-    def straddling(self) -> int | None:
-        """Number of the first batch seen that reaches the position; every later one lies behind it entirely."""
-        return min(
-            (each.version for versions in self._versions.values() for each in versions if each.position >= self.at),
-            default=None,
-        )
+    def ends(self) -> set[Position]:
+        """Where batches are known to end: the positions of the versions at hand."""
+        return {each.position for versions in self._versions.values() for each in versions}
 
-    def judge(self, key: Key, expected: Fields | None, straddling: int | None) -> Verdict:
+    def judge(self, key: Key, expected: Fields | None, clean: bool) -> Verdict:
         """Compare a key's newest version before the position with the SELECT's row.
 
         Args:
             key: the document's key.
             expected: the SELECT's row at the position; None: no row.
-            straddling: what `straddling()` gave.
+            clean: no batch straddles the position (`is_clean`).
         """
         held = self.held(key)
         if same_fields(held.fields if held else None, expected):
             return Verdict.EQUAL
-        later = [each for each in self._versions.get(key, ()) if each.position >= self.at]
-        if not later:
+        later = self.newest(key) is not held
+        if clean and (held is not None or not later):
+            # Compaction takes older versions first, so behind `held` none is missing; without it, one may be.
             return Verdict.DIFFERENT
-        # Compaction may have taken an older version only when it took all before it too: `held` proves none is missing.
-        behind = straddling is not None and later[0].version > straddling
-        return Verdict.DIFFERENT if held is not None and behind else Verdict.UNDECIDED
+        return Verdict.UNDECIDED if later else Verdict.SUSPECT
+
+
+def is_clean(entries: Iterable[JournalEntry], ends: Set[Position], at: Position) -> bool:
+    """Whether it is certain that no batch, of capture or of the worker, straddles the position.
+
+    Args:
+        entries: the journal in order, from well before the position to behind it.
+        ends: positions at which a worker's batch is known to end.
+        at: the position.
+    """
+    before: JournalEntry | None = None
+    for entry in entries:
+        if not entry.changes:
+            continue
+        if entry.last >= at:
+            return entry.first >= at and before is not None and before.last in ends
+        before = entry
+    return True

@@ -1,0 +1,82 @@
+"""Wait until everything below a source position has come through capture and worker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from instep.change import format_lsn
+from instep.errors import VerifyFailed
+from instep.journal import JournalEntry
+from instep.settings import Settings
+from instep_ops.verification.worker import emitted_batch
+from instep_streams.capture.kafka import last_entry
+
+T = TypeVar("T")
+
+PATIENCE_S = 120.0
+"""How long a stage may make no progress."""
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
+
+
+class Barrier:
+    """The journal and the worker of one source.
+
+    Args:
+        settings: resolved.
+        source: its name.
+        patience: seconds a stage may make no progress.
+    """
+
+    def __init__(self, settings: Settings, source: str, patience: float = PATIENCE_S) -> None:
+        self._settings, self._source, self._patience = settings, source, patience
+
+    async def passed(self, lsn: int) -> int:
+        """Wait until every transaction that committed below the LSN is captured, evaluated and emitted.
+
+        Returns:
+            The source's epoch.
+
+        Raises:
+            VerifyFailed: a stage makes no progress.
+            InstepError: a stage cannot be asked.
+        """
+
+        async def captured() -> tuple[object, JournalEntry | None]:
+            entry = await asyncio.to_thread(last_entry, self._settings.kafka, self._source)
+            reached = entry is not None and not entry.more and entry.last.lsn + 1 >= lsn
+            return entry and entry.batch, entry if reached else None
+
+        entry = await self._await(captured, f"Capture of {self._source} has not reached {format_lsn(lsn)}")
+
+        async def emitted() -> tuple[object, int | None]:
+            batch = await asyncio.to_thread(emitted_batch, self._settings, self._source)
+            return batch, batch if batch >= entry.batch else None
+
+        await self._await(emitted, f"The worker of {self._source} has not emitted journal entry {entry.batch}")
+        return entry.epoch
+
+    async def _await(self, look: Callable[[], Awaitable[tuple[object, T | None]]], complaint: str) -> T:
+        """Look again and again: `look` gives what counts as progress, and the answer once it is there."""
+        last, since, pause = object(), time.monotonic(), _FIRST_PAUSE_S
+        while True:
+            try:
+                progress, answer = await look()
+            except (ConnectionError, TimeoutError) as exc:
+                progress, answer, complaint_now = last, None, f"{complaint}: {exc}"
+            else:
+                complaint_now = complaint
+            if answer is not None:
+                return answer
+            if progress != last:
+                last, since = progress, time.monotonic()
+            if time.monotonic() - since > self._patience:
+                raise VerifyFailed(
+                    f"{complaint_now}, and made no progress for {self._patience:.0f} s.",
+                    "See `instep status`; is `instep up` running?",
+                )
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)

@@ -1,0 +1,116 @@
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from instep.change import Position
+from instep.protocols import Delete, Document
+from instep_ops.verification.compare import MISSING, Difference
+from instep_ops.verification.delivered import Delivered, Ledgered, Waiting
+from instep_ops.verification.fold import Fold
+
+KEY = ("x",)
+AT = 1000
+
+
+def document(version: int, lsn: int, **fields: Any) -> Document:
+    return Document("card", KEY, {"sku": "x", **fields} if fields else None, version, Position(1, lsn))
+
+
+def judge(
+    documents: list[Document],
+    before: Ledgered,
+    crm: Mapping[str, Any] | None,
+    after: Ledgered | None = None,
+    delete: Delete = Delete.DEACTIVATE,
+    columns: tuple[str, ...] | None = None,
+) -> list[Difference | Waiting]:
+    fold = Fold(Position(1, AT))
+    for each in documents:
+        fold.add(each)
+    rule = Delivered("crm", "card", ("sku",), columns, delete, fold)
+    return list(rule.judge(KEY, before, after or before, crm, {"sku": "x", "name": "S"}))
+
+
+def applied(version: int) -> Ledgered:
+    return Ledgered(version, version)
+
+
+def test_the_applied_version_stands_in_the_crm() -> None:
+    assert judge([document(3, 500, name="N")], applied(3), {"name": "N"}) == []
+
+
+def test_a_damaged_record_is_named_with_all_three_sides() -> None:
+    (found,) = judge([document(3, 500, name="N")], applied(3), {"name": "damaged"})
+    assert isinstance(found, Difference)
+    assert (found.target, found.flow, found.key, found.field) == ("crm", "card", KEY, "name")
+    assert (found.store, found.topic, found.crm) == ("S", "N", "damaged")
+
+
+def test_a_vanished_record_is_a_difference() -> None:
+    (found,) = judge([document(3, 500, name="N")], applied(3), None)
+    assert isinstance(found, Difference) and found.field is None and found.crm is MISSING
+
+
+def test_the_crm_may_be_ahead_of_the_position() -> None:
+    documents = [document(3, 500, name="N"), document(7, 2000, name="newer")]
+    assert judge(documents, applied(7), {"name": "newer"}) == []
+
+
+def test_what_may_be_on_its_way_is_no_difference_yet() -> None:
+    documents = [document(3, 500, name="N"), document(7, 2000, name="newer")]
+    (found,) = judge(documents, applied(3), {"name": "newer"})
+    assert isinstance(found, Waiting)
+    (found,) = judge(documents[:1], applied(3), {"name": "newer"}, after=applied(7))
+    assert isinstance(found, Waiting)
+
+
+@pytest.mark.parametrize("ledgered", [Ledgered(), applied(2)])
+def test_an_undelivered_version_is_waited_for(ledgered: Ledgered) -> None:
+    (found,) = judge([document(3, 500, name="N")], ledgered, None)
+    assert isinstance(found, Waiting) and "version 3" in found.reason
+
+
+def test_a_rejected_version_is_reported_with_its_reason() -> None:
+    (found,) = judge([document(3, 500, name="N")], Ledgered(2, 3, "http 400: no such unit"), None)
+    assert isinstance(found, Difference)
+    assert found.reason == "rejected: http 400: no such unit"
+
+
+def test_a_rejected_version_may_have_a_better_one_on_its_way() -> None:
+    documents = [document(3, 500, name="N"), document(7, 2000, name="newer")]
+    (found,) = judge(documents, Ledgered(2, 3, "http 400: no such unit"), None)
+    assert isinstance(found, Waiting)
+
+
+def test_an_old_rejection_does_not_hide_that_the_newest_version_waits() -> None:
+    (found,) = judge([document(3, 500, name="N")], Ledgered(1, 2, "http 400: x"), None)
+    assert isinstance(found, Waiting)
+
+
+def test_a_gone_row_has_no_record() -> None:
+    documents = [document(4, 500)]
+    assert judge(documents, applied(4), None) == []
+    (found,) = judge(documents, applied(4), {"name": "still there"})
+    assert isinstance(found, Difference) and found.topic is MISSING
+
+
+def test_a_row_gone_before_it_was_delivered_needs_nothing() -> None:
+    assert judge([document(4, 500)], Ledgered(), None) == []
+
+
+def test_a_flow_that_ignores_deletes_keeps_the_record() -> None:
+    assert judge([document(4, 500)], applied(4), {"name": "kept"}, delete=Delete.IGNORE) == []
+    assert judge([document(4, 500)], applied(3), {"name": "kept"}, delete=Delete.IGNORE) == []
+
+
+def test_only_delivered_columns_are_compared_and_the_key_is_not() -> None:
+    fields = {"name": "N", "secret_margin": 3}
+    assert judge([document(3, 500, **fields)], applied(3), {"name": "N"}, columns=("sku", "name")) == []
+    (found,) = judge([document(3, 500, **fields)], applied(3), {"name": "N"})
+    assert isinstance(found, Difference) and found.field == "secret_margin"
+
+
+def test_a_version_the_topic_has_lost_cannot_be_judged() -> None:
+    (found,) = judge([document(3, 500, name="N")], applied(9), {"name": "N"})
+    assert isinstance(found, Waiting) and "version 9" in found.reason
