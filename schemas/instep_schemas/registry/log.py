@@ -11,7 +11,7 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-exports these without saying so
@@ -25,6 +25,8 @@ from instep.errors import RegistryError
 from instep.settings import KafkaSettings
 
 log = logging.getLogger("instep.registry")
+_library = logging.getLogger("instep.registry.librdkafka")
+_library.setLevel(logging.CRITICAL + 1)  # it tells of each try; we tell of each change of state, ourselves
 
 TOPIC: Final = "_schemas"
 _TIMEOUT_S: Final = 10.0
@@ -50,7 +52,11 @@ class WriteFailed(Exception):
 
 
 class Behind(WriteFailed):
-    """It was not tried to the end: someone else has written since the reader's position."""
+    """Someone else has written since the reader's position; the log now ends at `end`."""
+
+    def __init__(self, end: int) -> None:
+        super().__init__(f"the log ends at offset {end}")
+        self.end = end
 
 
 class TooLarge(WriteFailed):
@@ -72,11 +78,6 @@ class Fenced(WriterLost):
         super().__init__("another instance has taken over", certain=True)
 
 
-def _quiet(settings: KafkaSettings) -> dict[str, Any]:
-    """Client settings; librdkafka's own log lines are left to what we report ourselves."""
-    return {"log_level": 2, **settings.client()}
-
-
 def ensure_topic(settings: KafkaSettings, topic: str = TOPIC) -> None:
     """Create the topic when it is missing; check it when it is there. Blocking.
 
@@ -84,7 +85,7 @@ def ensure_topic(settings: KafkaSettings, topic: str = TOPIC) -> None:
         RegistryError: it could lose schemas: not compacted, or more than one partition.
         ConnectionError: the brokers do not answer.
     """
-    admin = AdminClient(_quiet(settings))
+    admin = AdminClient(settings.client(), logger=_library)
     try:
         found = admin.list_topics(timeout=_TIMEOUT_S).topics.get(topic)
         if found is None:
@@ -133,12 +134,18 @@ def _cleanup_policy(admin: AdminClient, topic: str) -> str:
     return str(config["cleanup.policy"].value)
 
 
+def following(records: Sequence[Record]) -> int:
+    """The offset after a finished transaction with these records: its end marker takes one, too."""
+    return records[-1].offset + 2
+
+
 class Reader:
     """Reads the topic from the start and follows it, in a thread of its own.
 
     Args:
         settings: the brokers.
-        take: called in the reader's thread with records in offset order and the offset that comes next.
+        take: called in the reader's thread with records in offset order, the offset that comes next, and whether that
+            is the end of the log.
         fail: called in the reader's thread when the topic no longer holds what was read from it.
         topic: the topic.
     """
@@ -146,7 +153,7 @@ class Reader:
     def __init__(
         self,
         settings: KafkaSettings,
-        take: Callable[[Sequence[Record], int], None],
+        take: Callable[[Sequence[Record], int, bool], None],
         fail: Callable[[RegistryError], None],
         topic: str = TOPIC,
     ) -> None:
@@ -154,7 +161,7 @@ class Reader:
         self._partition = TopicPartition(topic, 0, OFFSET_BEGINNING)
         self._consumer = Consumer(
             {
-                **_quiet(settings),
+                **settings.client(),
                 "group.id": f"instep-registry-{uuid.uuid4()}",  # asked for by the library; nothing is committed
                 "enable.auto.commit": False,
                 "auto.offset.reset": "error",
@@ -162,7 +169,8 @@ class Reader:
                 "enable.partition.eof": True,
                 "fetch.wait.max.ms": 100,  # the end of the log is reported after one idle wait
                 "error_cb": self._state,
-            }
+            },
+            logger=_library,
         )
         self._reachable = True
         self._stopping = threading.Event()
@@ -171,18 +179,6 @@ class Reader:
     def start(self) -> None:
         """Begin at the first record."""
         self._thread.start()
-
-    def end_offset(self) -> int:
-        """The offset that the next record of the topic will get. Blocking.
-
-        Raises:
-            ConnectionError: the brokers do not answer.
-        """
-        try:
-            _, high = self._consumer.get_watermark_offsets(self._partition, timeout=_TIMEOUT_S)
-        except KafkaException as exc:
-            raise ConnectionError(f"Kafka does not answer: {exc.args[0].str()}") from exc
-        return int(high)
 
     def stop(self) -> None:
         """End the thread. Blocking."""
@@ -194,21 +190,28 @@ class Reader:
     def _run(self) -> None:
         self._consumer.assign([self._partition])
         while not self._stopping.is_set():
-            records: list[Record] = []
-            following = -1
-            for message in self._consumer.consume(_BATCH, _POLL_S):
-                error = message.error()
-                if error is None:
-                    records.append(_record(message))
-                    following = records[-1].offset + 1
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    following = message.offset() or 0
-                elif error.code() in _GONE:
-                    self._fail(_topic_lost(self._partition.topic))
-                    return
-            if following >= 0:
-                self._report(True)
-                self._take(records, following)
+            first = self._consumer.poll(_POLL_S)
+            if first is not None and not self._digest([first, *self._consumer.consume(_BATCH, 0)]):
+                return
+
+    def _digest(self, messages: Sequence[Message]) -> bool:
+        """Pass on what was read; False when there is nothing more to be had from this topic."""
+        records: list[Record] = []
+        position, at_end = -1, False
+        for message in messages:
+            error = message.error()
+            if error is None:
+                records.append(_record(message))
+                position, at_end = records[-1].offset + 1, False
+            elif error.code() == KafkaError._PARTITION_EOF:
+                position, at_end = message.offset() or 0, True
+            elif error.code() in _GONE:
+                self._fail(_topic_lost(self._partition.topic))
+                return False
+        if position >= 0:
+            self._report(True)
+            self._take(records, position, at_end)
+        return True
 
     def _state(self, error: KafkaError) -> None:
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
@@ -240,13 +243,15 @@ class Writer:
         self._topic = topic
         self._producer = Producer(
             {
-                **_quiet(settings),
+                **settings.client(),
                 "transactional.id": f"instep-registry-{topic}",
                 "transaction.timeout.ms": int(_TIMEOUT_S * 1000),
                 "message.timeout.ms": int(_TIMEOUT_S * 1000),
                 "linger.ms": 0,
                 "acks": "all",
-            }
+                "error_cb": lambda _: None,  # what matters of it comes back from each call
+            },
+            logger=_library,
         )
 
     def take_over(self) -> None:
@@ -276,16 +281,19 @@ class Writer:
                     self._topic, value, key, partition=0, on_delivery=lambda _, message: delivered.append(message)
                 )
             left = self._producer.flush(_TIMEOUT_S)
+        except SystemError as exc:  # what the library makes of a fatal error while it calls us back
+            raise self._give_up(exc.__cause__ or exc) from exc
         except (KafkaException, BufferError) as exc:
             raise self._give_up(exc) from exc
         failed = next((message.error() for message in delivered if message.error()), None)
         if failed is not None or left:
             raise self._give_up(KafkaException(failed or KafkaError(KafkaError._TIMED_OUT)))
-        if delivered[0].offset() != expected:
+        records = [_record(message) for message in delivered]
+        if records[0].offset != expected:
             self._abort()
-            raise Behind(f"the record landed on {delivered[0].offset()}, not on {expected}")
+            raise Behind(following(records))
         self._commit()
-        return [_record(message) for message in delivered]
+        return records
 
     def _commit(self) -> None:
         try:
@@ -297,7 +305,7 @@ class Writer:
                 raise self._give_up(exc) from exc
             raise WriterLost(exc.args[0].str(), certain=False) from exc
 
-    def _give_up(self, exc: KafkaException | BufferError) -> Exception:
+    def _give_up(self, exc: BaseException) -> Exception:
         """Abort, and say what that leaves us with."""
         error = exc.args[0] if isinstance(exc, KafkaException) else KafkaError(KafkaError._QUEUE_FULL)
         if error.code() in _FENCED:

@@ -1,0 +1,290 @@
+"""The HTTP routes: reads answered from the store, writes decided by the leader.
+
+Every path also exists under `/contexts/{context}`. A follower sends a write on to the leader and answers once it has
+read the outcome itself, so that a client sees its own writes at whichever instance it asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aiohttp
+from aiohttp import web
+
+import instep
+from instep_schemas.registry import reads, refusals, registration, writes
+from instep_schemas.registry.ask import Ask
+from instep_schemas.registry.election import HEALTH, Election
+from instep_schemas.registry.entries import Decision
+from instep_schemas.registry.instance import Instance, NotLeading
+from instep_schemas.registry.refusals import Refusal
+from instep_schemas.registry.requests import config_request, mode_request, schema_request
+from instep_schemas.registry.store import Store
+from instep_schemas.registry.subjects import context_name
+
+log = logging.getLogger("instep.registry")
+
+CONTENT_TYPE: Final = "application/vnd.schemaregistry.v1+json"
+_MAX_BODY: Final = 16 * 2**20
+_FORWARD: Final = "X-Forward"
+_POSITION: Final = "X-Instep-Position"
+_LEADER_WAIT_S: Final = 5.0
+_LEADER_POLL_S: Final = 0.1
+_FORWARD_TIMEOUT_S: Final = 20.0
+_KEPT_HEADERS: Final = ("Authorization", "Content-Type", "Accept")
+
+Read = Callable[[Store, Ask], Any]
+Decide = Callable[[Store, Ask], Decision]
+
+_READS: Final[Sequence[tuple[str, str, Read]]] = (
+    ("GET", "/schemas/types", reads.schema_types),
+    ("GET", "/schemas", reads.schemas),
+    ("GET", "/schemas/ids/{id}", reads.schema_by_id),
+    ("GET", "/schemas/ids/{id}/schema", reads.text_by_id),
+    ("GET", "/schemas/ids/{id}/subjects", reads.subjects_by_id),
+    ("GET", "/schemas/ids/{id}/versions", reads.versions_by_id),
+    ("GET", "/schemas/guids/{guid}", reads.schema_by_guid),
+    ("GET", "/schemas/guids/{guid}/ids", reads.ids_by_guid),
+    ("GET", "/subjects", reads.subjects),
+    ("POST", "/subjects/{subject}", reads.look_up),
+    ("GET", "/subjects/{subject}/versions", reads.versions),
+    ("GET", "/subjects/{subject}/versions/{version}", reads.version),
+    ("GET", "/subjects/{subject}/versions/{version}/schema", reads.version_text),
+    ("GET", "/subjects/{subject}/versions/{version}/referencedby", reads.referenced_by),
+    ("GET", "/subjects/{subject}/metadata", reads.latest_with_metadata),
+    ("POST", "/compatibility/subjects/{subject}/versions", reads.compatibility),
+    ("POST", "/compatibility/subjects/{subject}/versions/{version}", reads.compatibility),
+    ("GET", "/config", reads.config),
+    ("GET", "/config/{subject}", reads.config),
+    ("GET", "/mode", reads.mode),
+    ("GET", "/mode/{subject}", reads.mode),
+    ("GET", "/contexts", reads.contexts),
+)
+
+
+def _register(store: Store, ask: Ask) -> Decision:
+    flags = {"normalize": ask.flag("normalize"), "force": ask.flag("force")}
+    return registration.register(store, ask.subject, schema_request(ask.body), **flags)
+
+
+def _delete_subject(store: Store, ask: Ask) -> Decision:
+    return writes.delete_subject(store, ask.subject, permanent=ask.flag("permanent"))
+
+
+def _delete_version(store: Store, ask: Ask) -> Decision:
+    return writes.delete_version(store, ask.subject, ask.version, permanent=ask.flag("permanent"))
+
+
+def _set_config(store: Store, ask: Ask) -> Decision:
+    return writes.set_config(store, ask.scope, config_request(ask.body))
+
+
+def _delete_config(store: Store, ask: Ask) -> Decision:
+    return writes.delete_config(store, ask.scope, recursive=ask.flag("recursive"))
+
+
+def _set_mode(store: Store, ask: Ask) -> Decision:
+    return writes.set_mode(store, ask.scope, mode_request(ask.body), force=ask.flag("force"))
+
+
+def _delete_mode(store: Store, ask: Ask) -> Decision:
+    return writes.delete_mode(store, ask.scope, recursive=ask.flag("recursive"))
+
+
+def _delete_context(store: Store, ask: Ask) -> Decision:
+    return writes.delete_context(store, context_name(ask.path["name"]))
+
+
+_WRITES: Final[Sequence[tuple[str, str, Decide]]] = (
+    ("POST", "/subjects/{subject}/versions", _register),
+    ("DELETE", "/subjects/{subject}", _delete_subject),
+    ("DELETE", "/subjects/{subject}/versions/{version}", _delete_version),
+    ("PUT", "/config", _set_config),
+    ("PUT", "/config/{subject}", _set_config),
+    ("DELETE", "/config", _delete_config),
+    ("DELETE", "/config/{subject}", _delete_config),
+    ("PUT", "/mode", _set_mode),
+    ("PUT", "/mode/{subject}", _set_mode),
+    ("DELETE", "/mode", _delete_mode),
+    ("DELETE", "/mode/{subject}", _delete_mode),
+    ("DELETE", "/contexts/{name}", _delete_context),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """The one account that may call, when there is one."""
+
+    user: str
+    password: str
+
+    def allow(self, header: str) -> bool:
+        """Whether an Authorization header is this account's."""
+        if not self.user:
+            return True
+        expected = "Basic " + b64encode(f"{self.user}:{self.password}".encode()).decode()
+        return hmac.compare_digest(header.encode(), expected.encode())
+
+
+class Api:
+    """The routes of one instance."""
+
+    def __init__(
+        self, instance: Instance, election: Election, session: aiohttp.ClientSession, credentials: Credentials
+    ) -> None:
+        self._instance, self._election, self._session = instance, election, session
+        self._credentials = credentials
+
+    def application(self) -> web.Application:
+        """The aiohttp application."""
+        app = web.Application(client_max_size=_MAX_BODY, middlewares=[self._guard])
+        app.router.add_get("/", self._root)
+        app.router.add_get(HEALTH, self._health)
+        app.router.add_get("/v1/metadata/id", self._cluster)
+        app.router.add_get("/v1/metadata/version", self._version)
+        app.router.add_get("/v1/metadata/deployment", self._deployment)
+        for prefix in ("", "/contexts/{context}"):
+            for method, path, read in _READS:
+                app.router.add_route(method, prefix + path, self._reading(read))
+            for method, path, decide in _WRITES:
+                app.router.add_route(method, prefix + path, self._writing(decide))
+        return app
+
+    # ---- around every call ------------------------------------------------------------------------------------------
+
+    @web.middleware
+    async def _guard(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        try:
+            if request.path not in (HEALTH, "/"):
+                if not self._credentials.allow(request.headers.get("Authorization", "")):
+                    raise Refusal(401, 401, "User name and password are needed.")
+                if not self._instance.loaded.is_set():
+                    raise refusals.store_failed("the schemas have not been read from Kafka yet")
+            return await handler(request)
+        except Refusal as refusal:
+            headers = {"WWW-Authenticate": "Basic"} if refusal.status == 401 else None
+            return _answer(refusal.body(), refusal.status, headers)
+        except web.HTTPException as exc:
+            return _answer({"error_code": exc.status, "message": f"HTTP {exc.status} {exc.reason}"}, exc.status)
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path)
+            return _answer(Refusal(500, 500, "Internal Server Error").body(), 500)
+
+    def _reading(self, read: Read) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def answer(request: web.Request) -> web.Response:
+            return _answer(read(self._instance.store, await _ask(request)))
+
+        return answer
+
+    def _writing(self, decide: Decide) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def answer(request: web.Request) -> web.Response:
+            ask = await _ask(request)
+            if decide is _register and (known := self._known(ask)) is not None:
+                return _answer(known.answer)
+            return await self._write(request, ask, decide)
+
+        return answer
+
+    def _known(self, ask: Ask) -> Decision | None:
+        """A schema that is already registered needs no leader, and no Kafka."""
+        try:
+            decision = _register(self._instance.store, ask)
+        except Refusal:  # perhaps only from here, a moment behind the leader
+            return None
+        return None if decision.entries else decision
+
+    # ---- writes -----------------------------------------------------------------------------------------------------
+
+    async def _write(self, request: web.Request, ask: Ask, decide: Decide) -> web.Response:
+        deadline = asyncio.get_running_loop().time() + _LEADER_WAIT_S
+        while True:
+            try:
+                answer = await self._instance.write(lambda store: decide(store, ask))
+                status = 204 if answer is None else 200
+                return _answer(answer, status, {_POSITION: str(self._instance.position)})
+            except NotLeading:
+                if request.headers.get(_FORWARD, "").lower() == "false":
+                    raise refusals.leader_unknown() from None
+            forwarded = await self._forward(request, ask)
+            if forwarded is not None:
+                return forwarded
+            if asyncio.get_running_loop().time() > deadline:
+                raise refusals.leader_unknown()
+            await asyncio.sleep(_LEADER_POLL_S)
+
+    async def _forward(self, request: web.Request, ask: Ask) -> web.Response | None:
+        """Let the leader answer; None when there is none that could."""
+        leader = self._instance.announced
+        if leader is None or leader.instance == self._instance.name:
+            return None
+        headers = {name: request.headers[name] for name in _KEPT_HEADERS if name in request.headers}
+        timeout = aiohttp.ClientTimeout(total=_FORWARD_TIMEOUT_S)
+        url = leader.url + request.raw_path
+        try:
+            async with self._session.request(
+                request.method, url, data=ask.raw, headers={**headers, _FORWARD: "false"}, timeout=timeout
+            ) as response:
+                body = await response.read()
+        except aiohttp.ClientConnectorError:  # it never got the request
+            self._election.suspect.set()
+            return None
+        except (aiohttp.ClientError, TimeoutError) as exc:
+            self._election.suspect.set()
+            raise refusals.forwarding_failed(leader.url) from exc
+        await self._follow(response.headers.get(_POSITION))
+        return web.Response(body=body, status=response.status, content_type=CONTENT_TYPE)
+
+    async def _follow(self, position: str | None) -> None:
+        if position is not None:
+            try:
+                await self._instance.reach(int(position) - 1)
+            except TimeoutError:
+                log.warning("answered a forwarded write that has not been read here yet")
+
+    # ---- about the registry -----------------------------------------------------------------------------------------
+
+    async def _root(self, request: web.Request) -> web.Response:
+        return _answer({})
+
+    async def _health(self, request: web.Request) -> web.Response:
+        instance, leader = self._instance, self._instance.announced
+        body = {
+            "instance": instance.name,
+            "loaded": instance.loaded.is_set(),
+            "leading": instance.leading,
+            "leader": leader.url if leader else None,
+            "position": instance.position,
+        }
+        return _answer(body, 200 if instance.loaded.is_set() else 503)
+
+    async def _cluster(self, request: web.Request) -> web.Response:
+        clusters = {"kafka-cluster": "", "schema-registry-cluster": "schema-registry"}
+        return _answer({"id": "", "scope": {"path": [], "clusters": clusters}})
+
+    async def _version(self, request: web.Request) -> web.Response:
+        return _answer({"version": instep.__version__, "commitId": ""})
+
+    async def _deployment(self, request: web.Request) -> web.Response:
+        return _answer({"attributes": []})
+
+
+async def _ask(request: web.Request) -> Ask:
+    query = {name: request.query.getall(name) for name in request.query}
+    return Ask(request.match_info, query, await request.read() if request.can_read_body else b"")
+
+
+def _answer(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    if isinstance(body, reads.Text):
+        text = str(body)
+    else:
+        text = "" if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return web.Response(text=text, status=status, content_type=CONTENT_TYPE, headers=headers)

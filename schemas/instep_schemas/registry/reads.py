@@ -1,0 +1,233 @@
+"""The answers to every request that changes nothing (pure)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from instep_schemas.registry import refusals
+from instep_schemas.registry.ask import Ask
+from instep_schemas.registry.avro_text import Content
+from instep_schemas.registry.registration import check_request, content_body, content_for
+from instep_schemas.registry.requests import schema_request
+from instep_schemas.registry.store import Store, Version
+from instep_schemas.registry.subjects import DEFAULT_CONTEXT, EVERY_CONTEXT, canonical, context_of, join, split
+from instep_schemas.registry.writes import config_body
+
+
+class Text(str):
+    """An answer that is sent as it is: a schema."""
+
+
+def schema_types(store: Store, ask: Ask) -> Any:
+    """GET /schemas/types."""
+    return ["AVRO"]
+
+
+def subjects(store: Store, ask: Ask) -> Any:
+    """GET /subjects."""
+    found = store.subjects(ask.prefix, deleted=ask.flag("deleted"), deleted_only=ask.flag("deletedOnly"))
+    return ask.page(found)
+
+
+def versions(store: Store, ask: Ask) -> Any:
+    """GET /subjects/{subject}/versions."""
+    subject, negative = _subject(store, ask), ask.flag("deletedAsNegative")
+    deleted = ask.flag("deleted") or negative
+    found = store.versions(subject, deleted=deleted, deleted_only=ask.flag("deletedOnly"))
+    if not found:
+        raise refusals.subject_not_found(subject)
+    return ask.page([-v.version if negative and v.deleted else v.version for v in found])
+
+
+def version(store: Store, ask: Ask) -> Any:
+    """GET /subjects/{subject}/versions/{version}."""
+    return version_body(store, _version(store, ask), ask)
+
+
+def version_text(store: Store, ask: Ask) -> Any:
+    """GET /subjects/{subject}/versions/{version}/schema."""
+    found = _version(store, ask)
+    return Text(_formatted(store, found.content, found.subject, ask)["schema"])
+
+
+def referenced_by(store: Store, ask: Ask) -> Any:
+    """GET /subjects/{subject}/versions/{version}/referencedby."""
+    ids = {referrer.schema_id for referrer in store.referrers(*_version(store, ask).place)}
+    return ask.page(sorted(ids))
+
+
+def latest_with_metadata(store: Store, ask: Ask) -> Any:
+    """GET /subjects/{subject}/metadata."""
+    wanted = dict(zip(ask.texts("key"), ask.texts("value"), strict=False))
+    subject = _subject(store, ask)
+    found = store.versions(subject, deleted=ask.flag("deleted"))
+    if not found:
+        raise refusals.subject_not_found(subject)
+    for candidate in reversed(found):
+        properties = (candidate.content.metadata or {}).get("properties") or {}
+        if wanted.items() <= properties.items():
+            return version_body(store, candidate, ask)
+    raise refusals.schema_not_found()
+
+
+def look_up(store: Store, ask: Ask) -> Any:
+    """POST /subjects/{subject}."""
+    subject, deleted = _subject(store, ask), ask.flag("deleted")
+    request = schema_request(ask.body)
+    if not store.versions(subject, deleted=deleted):
+        raise refusals.subject_not_found(subject)
+    content = content_for(store, subject, request, normalize=ask.flag("normalize"))
+    found = store.find(subject, content, deleted=deleted)
+    if found is None:
+        raise refusals.schema_not_found()
+    return version_body(store, found, ask)
+
+
+def schemas(store: Store, ask: Ask) -> Any:
+    """GET /schemas."""
+    wanted = store.subjects(ask.prefix, deleted=ask.flag("deleted"))
+    found: list[Version] = []
+    for subject in wanted:
+        all_of_it = store.versions(subject, deleted=ask.flag("deleted"))
+        found += all_of_it[-1:] if ask.flag("latestOnly") else all_of_it
+    return [version_body(store, each, ask) for each in ask.page(found)]
+
+
+def schema_by_id(store: Store, ask: Ask) -> Any:
+    """GET /schemas/ids/{id}."""
+    holder = _holders(store, ask)[0]
+    body = _formatted(store, holder.content, holder.subject, ask) | {"guid": holder.content.guid}
+    if ask.flag("fetchMaxId"):
+        body["maxId"] = store.highest_id(context_of(holder.subject))
+    return body
+
+
+def text_by_id(store: Store, ask: Ask) -> Any:
+    """GET /schemas/ids/{id}/schema."""
+    return Text(schema_by_id(store, ask)["schema"])
+
+
+def subjects_by_id(store: Store, ask: Ask) -> Any:
+    """GET /schemas/ids/{id}/subjects."""
+    return ask.page(list(dict.fromkeys(holder.subject for holder in _shown(store, ask))))
+
+
+def versions_by_id(store: Store, ask: Ask) -> Any:
+    """GET /schemas/ids/{id}/versions."""
+    return ask.page([{"subject": holder.subject, "version": holder.version} for holder in _shown(store, ask)])
+
+
+def schema_by_guid(store: Store, ask: Ask) -> Any:
+    """GET /schemas/guids/{guid}."""
+    holder = _by_guid(store, ask)[0]
+    return _formatted(store, holder.content, holder.subject, ask) | {"guid": holder.content.guid}
+
+
+def ids_by_guid(store: Store, ask: Ask) -> Any:
+    """GET /schemas/guids/{guid}/ids."""
+    return [{"context": context_of(holder.subject), "id": holder.schema_id} for holder in _by_guid(store, ask)]
+
+
+def compatibility(store: Store, ask: Ask) -> Any:
+    """POST /compatibility/subjects/{subject}/versions[/{version}]."""
+    number = ask.version if "version" in ask.path else None
+    flags = {"normalize": ask.flag("normalize"), "verbose": ask.flag("verbose")}
+    return check_request(store, _subject(store, ask), schema_request(ask.body), number, **flags)
+
+
+def config(store: Store, ask: Ask) -> Any:
+    """GET /config[/{subject}]."""
+    own = store.config(ask.scope)
+    if ask.scope is None or ask.flag("defaultToGlobal"):
+        return config_body(store.effective_config(ask.scope), "compatibilityLevel")
+    if own is None:
+        raise refusals.no_subject_config(ask.scope)
+    return config_body(own, "compatibilityLevel")
+
+
+def mode(store: Store, ask: Ask) -> Any:
+    """GET /mode[/{subject}]."""
+    own = store.mode(ask.scope)
+    if ask.scope is None or ask.flag("defaultToGlobal"):
+        return {"mode": store.effective_mode(ask.scope)}
+    if own is None:
+        raise refusals.no_subject_mode(ask.scope)
+    return {"mode": own}
+
+
+def contexts(store: Store, ask: Ask) -> Any:
+    """GET /contexts."""
+    prefix = ask.text("contextPrefix") or ""
+    return ask.page([context for context in store.contexts() if context.startswith(prefix)])
+
+
+def version_body(store: Store, found: Version, ask: Ask) -> dict[str, Any]:
+    """One version as it stands in answers."""
+    body: dict[str, Any] = {"subject": found.subject, "version": found.version, "id": found.schema_id}
+    body |= {"guid": found.content.guid} | _formatted(store, found.content, found.subject, ask)
+    body["ts"] = found.written_ms
+    if found.deleted:
+        body["deleted"] = True
+    return body
+
+
+def _formatted(store: Store, content: Content, subject: str, ask: Ask) -> dict[str, Any]:
+    body = content_body(content)
+    if ask.text("format") == "resolved" and content.references:
+        body["schema"] = store.resolved_text(content, subject)
+        del body["references"]
+    return body
+
+
+def _subject(store: Store, ask: Ask) -> str:
+    """The subject asked for, or the one that it is an alias of."""
+    subject = ask.subject
+    alias = (store.config(subject) or {}).get("alias")
+    if alias and not store.versions(subject, deleted=True):
+        return canonical(str(alias), context_of(subject))
+    return subject
+
+
+def _version(store: Store, ask: Ask) -> Version:
+    subject, number, deleted = _subject(store, ask), ask.version, ask.flag("deleted")
+    found = store.versions(subject, deleted=deleted)
+    if not found:
+        raise refusals.subject_not_found(subject)
+    if number == -1:
+        return found[-1]
+    for candidate in found:
+        if candidate.version == number:
+            return candidate
+    raise refusals.version_not_found(number)
+
+
+def _holders(store: Store, ask: Ask) -> list[Version]:
+    """The versions with the id asked for, in the context of the subject named with it."""
+    schema_id = ask.path["id"]
+    if not schema_id.isdigit():
+        raise refusals.schema_not_found(schema_id)
+    subject = canonical(ask.text("subject") or "", ask.context)
+    found = store.holders(context_of(subject), int(schema_id))
+    name = split(subject)[1]
+    if not found and name and context_of(subject) == DEFAULT_CONTEXT:
+        # a subject without a context may be meant in another one: take that if it holds this id
+        for other in store.subjects(f"{EVERY_CONTEXT}{name}", deleted=True):
+            if other == join(context_of(other), name):
+                found = found or [h for h in store.holders(context_of(other), int(schema_id)) if h.subject == other]
+    if not found:
+        raise refusals.schema_not_found(schema_id)
+    return found
+
+
+def _shown(store: Store, ask: Ask) -> list[Version]:
+    found, only = _holders(store, ask), ask.text("subject")
+    if only:
+        found = [holder for holder in found if holder.subject == canonical(only, ask.context)]
+    return [holder for holder in found if ask.flag("deleted") or not holder.deleted]
+
+
+def _by_guid(store: Store, ask: Ask) -> list[Version]:
+    found = store.holders_by_guid(ask.path["guid"].lower())
+    if not found:
+        raise refusals.schema_not_found(ask.path["guid"])
+    return found
