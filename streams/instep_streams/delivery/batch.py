@@ -90,7 +90,6 @@ class Means:
         attempts: tries of one document, while the target answers, before it becomes a dead letter.
         rewrite: a replay: what the target holds counts, not what the ledger says it took.
         patience: seconds that one delivery keeps trying while the target is away.
-        sleep: waits for some seconds; may raise to stop.
         tries: tries so far of versions that were given back.
     """
 
@@ -102,7 +101,6 @@ class Means:
     attempts: int
     rewrite: bool
     patience: float
-    sleep: Callable[[float], Awaitable[None]]
     tries: dict[tuple[str, Key, int], int]
 
 
@@ -141,11 +139,20 @@ class Batch:
         sink: the flow's sink.
         applied: what the ledger knows of the keys.
         deadline: monotonic time after which a target that is away ends the batch.
+        sleep: waits for some seconds; may raise to stop.
     """
 
-    def __init__(self, means: Means, flow: Flow, sink: Sink, applied: Mapping[Key, Applied], deadline: float) -> None:
+    def __init__(
+        self,
+        means: Means,
+        flow: Flow,
+        sink: Sink,
+        applied: Mapping[Key, Applied],
+        deadline: float,
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
         self._means, self._flow, self._sink, self._applied = means, flow, sink, applied
-        self._deadline = deadline
+        self._deadline, self._sleep = deadline, sleep
         self._counts: Counter[Kind] = Counter()
         self._waiting: dict[Key, Waiting] = {}
 
@@ -191,7 +198,7 @@ class Batch:
         documents = [trial.document for trial in trials]
         if self._means.budget.paused > self._means.patience:
             raise TargetAway(f"the account is paused for {self._means.budget.paused:.0f} s")
-        await self._means.budget.take(self._sink.capabilities.calls_per_document * len(documents))
+        await self._means.budget.take(self._sink.capabilities.calls_per_document * len(documents), self._sleep)
         hit("delivery.before_write")
         outcomes = await self._write(documents)
         hit("delivery.written")
@@ -291,7 +298,7 @@ class Batch:
             raise TargetAway(trials[0].reason)
         asked = [trial.pause for trial in trials if trial.pause is not None]
         backoff = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures - 1, 16)) * random.uniform(0.8, 1.2)
-        await self._means.sleep(max(asked) if len(asked) == len(trials) else max([backoff, *asked]))
+        await self._sleep(max(asked) if len(asked) == len(trials) else max([backoff, *asked]))
 
     async def _record(self, entries: Sequence[Entry]) -> None:
         if not entries:

@@ -59,7 +59,6 @@ class Budget:
         calls_per_second: 0: no limit of ours; a pause that the target asks for still holds.
         lane: who calls.
         clock: monotonic seconds.
-        sleep: waits for some seconds; may raise to stop.
     """
 
     def __init__(
@@ -69,10 +68,9 @@ class Budget:
         lane: Lane = Lane.LIVE,
         *,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._account, self._rate, self._lane = account, calls_per_second, lane
-        self._clock, self._sleep = clock, sleep
+        self._clock = clock
         self._paused: dict[str, float] = {}
 
     def pause(self, scope: str, seconds: float) -> None:
@@ -84,13 +82,18 @@ class Budget:
         """Seconds that the longest pause still lasts."""
         return max(self._paused.values(), default=0.0) - self._clock()
 
-    async def take(self, cost: float) -> None:
-        """Wait until `cost` calls may be made, and take them."""
+    async def take(self, cost: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        """Wait until `cost` calls may be made, and take them.
+
+        Args:
+            cost: calls.
+            sleep: waits for some seconds; may raise to stop.
+        """
         while (wait := self.paused) > 0:
-            await self._sleep(wait)
+            await sleep(wait)
         self._paused.clear()
         if self._rate <= 0:
             return
         burst = max(self._rate, cost)
         while (wait := await self._account.spend(cost, self._rate, burst, burst * RESERVED[self._lane])) > 0:
-            await self._sleep(wait)
+            await sleep(wait)

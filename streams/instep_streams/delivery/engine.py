@@ -38,7 +38,7 @@ class Engine:
         attempts: tries of one document, while the target answers, before it becomes a dead letter.
         rewrite: a replay: what the target holds counts, not what the ledger says it took.
         patience: seconds that one `deliver` keeps trying while the target is away.
-        sleep: waits for some seconds; may raise to stop.
+        sleep: waits for some seconds.
     """
 
     def __init__(
@@ -56,15 +56,20 @@ class Engine:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._flows, self._sinks = flows, sinks
-        self._means = Means(
-            target, ledger, letters, budget, Health(target), attempts, rewrite, patience, sleep, tries={}
-        )
+        self._means = Means(target, ledger, letters, budget, Health(target), attempts, rewrite, patience, tries={})
+        self._sleep = sleep
         self._turns = {name: asyncio.Semaphore(sink.capabilities.concurrency) for name, sink in sinks.items()}
 
-    async def deliver(self, waiting: Sequence[Waiting]) -> Counter[Kind]:
+    async def deliver(
+        self, waiting: Sequence[Waiting], leaving: Callable[[], Awaitable[None]] | None = None
+    ) -> Counter[Kind]:
         """Bring every document to its outcome; returns when all of them are in the ledger.
 
         Documents of one key must not be in two calls at a time.
+
+        Args:
+            waiting: the documents, of any flows.
+            leaving: returns when waiting makes no sense any more: the documents are for another process now.
 
         Returns:
             How many ended how; versions that had their outcome already are not counted.
@@ -76,7 +81,9 @@ class Engine:
         """
         deadline = time.monotonic() + self._means.patience
         parts = list(self._parts(conflate(waiting)))
-        results = await asyncio.gather(*(self._batch(*part, deadline) for part in parts), return_exceptions=True)
+        sleep = self._sleep if leaving is None else _until(leaving)
+        runs = (self._batch(*part, deadline, sleep) for part in parts)
+        results = await asyncio.gather(*runs, return_exceptions=True)
         faults = [result for result in results if isinstance(result, BaseException)]
         if faults:  # one that a person must mend goes before those that pass
             raise min(faults, key=lambda fault: isinstance(fault, ConnectionError))
@@ -90,11 +97,26 @@ class Engine:
             parts += [(name, own[start : start + size]) for start in range(0, len(own), size)]
         return parts
 
-    async def _batch(self, flow: str, newest: Sequence[Newest], deadline: float) -> Counter[Kind]:
+    async def _batch(
+        self, flow: str, newest: Sequence[Newest], deadline: float, sleep: Callable[[float], Awaitable[None]]
+    ) -> Counter[Kind]:
         async with self._turns[flow]:
-            if self._means.health.away and time.monotonic() > deadline:
-                raise TargetAway("the target is still away")
+            if self._means.health.away:
+                if time.monotonic() > deadline:
+                    raise TargetAway("the target is still away")
+                await sleep(0.001)  # ends here when the documents are for another process by now
             documents = [each.waiting.document for each in newest]
             async with self._means.ledger.claim(flow, documents) as applied:
-                batch = Batch(self._means, self._flows[flow], self._sinks[flow], applied, deadline)
+                batch = Batch(self._means, self._flows[flow], self._sinks[flow], applied, deadline, sleep)
                 return await batch.finish(newest)
+
+
+def _until(leaving: Callable[[], Awaitable[None]]) -> Callable[[float], Awaitable[None]]:
+    async def sleep(seconds: float) -> None:
+        try:
+            await asyncio.wait_for(leaving(), seconds)
+        except TimeoutError:
+            return
+        raise TargetAway("the documents are delivered by another process now")
+
+    return sleep

@@ -31,6 +31,10 @@ async def short(seconds: float) -> None:
     await asyncio.sleep(min(seconds, 0.01))
 
 
+async def gone_by(leaving: asyncio.Event) -> None:
+    await leaving.wait()
+
+
 class Bench:
     """An engine against the contract server and a real ledger."""
 
@@ -42,7 +46,7 @@ class Bench:
         self.options = options
 
     def engine(self, *, rewrite: bool = False, patience: float = 10, attempts: int = 4) -> Engine:
-        budget = Budget(self.ledger, 0, sleep=short)
+        budget = Budget(self.ledger, 0)
         return Engine(
             self.target,
             {FLOW.name: FLOW},
@@ -164,6 +168,15 @@ async def test_a_long_pause_gives_the_documents_back(bench: Bench) -> None:
     engine._means.budget.pause("account", 60)
     with pytest.raises(TargetAway, match="paused for 60 s"):
         await engine.deliver([value("a", 1)])
+
+
+async def test_a_partition_that_leaves_is_not_held(bench: Bench) -> None:
+    bench.state.down = True
+    leaving = asyncio.Event()
+    delivery = asyncio.ensure_future(bench.engine().deliver([value("a", 1)], lambda: gone_by(leaving)))
+    leaving.set()
+    with pytest.raises(TargetAway, match="another process"):
+        await asyncio.wait_for(delivery, 5)
 
 
 async def test_a_replay_mends_what_the_ledger_believes_to_be_there(bench: Bench) -> None:
