@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from instep_schemas.wire import Refused
+
 _ARRAY_ITEM = re.compile(r'"((?:[^"\\]|\\.)*)"|([^",{}]+)', re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
-_PLAIN_ITEM = re.compile(r"[^\s{}\",\\\x0b]+")
+_PLAIN_ITEM = re.compile(r"[^ \t\n\r\v\f{}\",\\]+")
 _HSTORE_PAIR = re.compile(r'"((?:[^"\\]|\\.)*)"=>(?:"((?:[^"\\]|\\.)*)"|NULL)(?:, |$)', re.DOTALL)
 _INTERVAL = re.compile(
     r"(?:([+-]?\d+) years? ?)?(?:([+-]?\d+) mons? ?)?(?:([+-]?\d+) days? ?)?"
@@ -22,14 +24,15 @@ def parse_array(text: str) -> list[str | None]:
     """The items of a one-dimensional array literal; None for NULL.
 
     Raises:
-        ValueError: more than one dimension, or lower bounds other than 1, or not an array literal.
+        Refused: more than one dimension, or lower bounds other than 1.
+        ValueError: not an array literal.
     """
     if text == "{}":
         return []
     if text.startswith("["):
-        raise ValueError("an array with a lower bound other than 1")
+        raise Refused("an array with a lower bound other than 1")
     if text.startswith("{{"):
-        raise ValueError("an array of more than one dimension")
+        raise Refused("an array of more than one dimension")
     if not (text.startswith("{") and text.endswith("}")):
         raise ValueError("not an array literal")
     if '"' not in text:

@@ -14,7 +14,7 @@ from instep_schemas import standins
 from instep_schemas.derive import Field
 from instep_schemas.values import BOOLEANS, MEMOISED, Codec, Memo, codec_of
 from instep_schemas.varint import LENGTH, SOME_LENGTH, counted
-from instep_schemas.wire import Unencodable, WireOptions
+from instep_schemas.wire import Refused, Unencodable, WireOptions
 
 Cell = bytes | None | Absent
 Tuple = Sequence[Cell]
@@ -86,10 +86,8 @@ class Cells:
             return self.some(self.placeholder)
         try:
             return self.some(self.codec(cell))
-        except ValueError as exc:
-            raise Unencodable(name, str(exc) if type(exc) is ValueError else "not the text of its type") from exc
-        except LookupError as exc:
-            raise Unencodable(name, "not the text of its type") from exc
+        except (ValueError, LookupError) as exc:
+            raise Unencodable(name, _reason(exc)) from exc
 
     def before(self, row: Tuple) -> bytes:
         """This column of an old row."""
@@ -103,7 +101,12 @@ class Cells:
         try:
             return codec_of(self.field.mapped)(cell)
         except (ValueError, LookupError) as exc:
-            raise Unencodable(self.field.column.name, str(exc)) from exc
+            raise Unencodable(self.field.column.name, _reason(exc)) from exc
+
+
+def _reason(exc: Exception) -> str:
+    """Only our own words: Python's own messages quote the value."""
+    return str(exc) if isinstance(exc, Refused) else "it is not the text of its type"
 
 
 def _guarded(codec: Codec, placeholder: bytes) -> Codec:
@@ -112,7 +115,7 @@ def _guarded(codec: Codec, placeholder: bytes) -> Codec:
     def encode(text: bytes) -> bytes:
         encoded = codec(text)
         if encoded == placeholder:
-            raise ValueError("this value stands for an unchanged one on the wire")
+            raise Refused("this value stands for an unchanged one on the wire")
         return encoded
 
     return encode

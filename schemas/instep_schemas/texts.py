@@ -51,7 +51,8 @@ def _shortest_double(number: float) -> str:
 
 
 def _shortest_single(number: float) -> str:
-    for precision in range(5, 9):
+    denormal = abs(number) < 1.2e-38  # fewer than six digits may be all there are
+    for precision in range(0 if denormal else 5, 9):
         digits = f"{number:.{precision}e}"
         if _FLOAT.unpack(_FLOAT.pack(float(digits)))[0] == number:
             return digits

@@ -1,7 +1,7 @@
 """From a column's PostgreSQL text to its Avro bytes: one codec per way onto the wire.
 
-A codec takes the text as the store sent it and gives the bytes without the union's branch. It raises ValueError with
-a reason (never with the value) when the Avro type cannot carry the value.
+A codec takes the text as the store sent it and gives the bytes without the union's branch. It raises Refused with a
+reason (never with the value) when the Avro type cannot carry the value, ValueError when it is no text of the type.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final
 from instep_schemas import civil, literals
 from instep_schemas.mapping import Mapped
 from instep_schemas.varint import LENGTH, counted, long, pack_double, pack_float, unsigned
+from instep_schemas.wire import Refused
 
 Codec = Callable[[bytes], bytes]
 
@@ -50,10 +51,10 @@ def checked_long(number: int) -> bytes:
     """A computed long.
 
     Raises:
-        ValueError: more than 64 bits.
+        Refused: more than 64 bits.
     """
     if not -_INT64 <= number < _INT64:
-        raise ValueError("outside the range of 64 bits")
+        raise Refused("outside the range of 64 bits")
     return long(number)
 
 
@@ -85,19 +86,19 @@ def unscaled(text: bytes, scale: int) -> int:
     """The digits of a number with exactly `scale` digits after the point.
 
     Raises:
-        ValueError: NaN, Infinity, or another number of digits (never rounded in silence).
+        Refused: NaN, Infinity, or more digits (never rounded in silence).
     """
     whole, point, fraction = text.partition(b".")
     if not text[-1:].isdigit():
-        raise ValueError("NaN and Infinity have no decimal form")
+        raise Refused("NaN and Infinity have no decimal form")
     if scale < 0 and not point:
         number, rest = divmod(int(whole), int(10**-scale))
         if rest:
-            raise ValueError("more digits than the column's scale")
+            raise Refused("more digits than the column's scale")
         return number
     if len(fraction) != scale:
         if len(fraction) > scale and fraction[scale:].strip(b"0"):
-            raise ValueError("more digits than the column's scale")
+            raise Refused("more digits than the column's scale")
         fraction = fraction[:scale].ljust(scale, b"0")
     return int(whole + fraction)
 
@@ -116,7 +117,7 @@ def decimal(mapped: Mapped) -> Codec:
 def variable(text: bytes) -> bytes:
     """A numeric without scale: VariableScaleDecimal, trailing zeros stripped."""
     if not text[-1:].isdigit():
-        raise ValueError("NaN and Infinity have no decimal form")
+        raise Refused("NaN and Infinity have no decimal form")
     whole, _, fraction = text.partition(b".")
     fraction = fraction.rstrip(b"0")
     return long(len(fraction)) + counted(twos_complement(int(whole + fraction)))
@@ -151,7 +152,7 @@ def bits(text: bytes) -> bytes:
 def unhex(text: bytes) -> bytes:
     r"""The bytes of `\x00ff`."""
     if text[:2] != b"\\x":
-        raise ValueError("not in bytea_output=hex")
+        raise Refused("not in bytea_output=hex")
     return bytes.fromhex(text[2:].decode("ascii"))
 
 
@@ -220,7 +221,7 @@ def _timestamp_micros(text: bytes) -> int:
         return civil.TIMESTAMP_MINUS_INFINITY_MS * 1000
     micros = civil.parse_timestamp(text)
     if micros in (civil.TIMESTAMP_INFINITY_MS * 1000, civil.TIMESTAMP_MINUS_INFINITY_MS * 1000):
-        raise ValueError("this moment stands for infinity on the wire")
+        raise Refused("this moment stands for infinity on the wire")
     return micros
 
 

@@ -21,6 +21,10 @@ _NOT_IN_NAME = re.compile(r"[^A-Za-z0-9_]")
 _NOT_IN_NAMESPACE = re.compile(r"[^A-Za-z0-9_.]")
 
 
+class Refused(ValueError):
+    """A value that an Avro type cannot carry; the message is the reason and never holds the value."""
+
+
 class Unencodable(InstepError):
     """A value that the column's Avro type cannot carry: the change belongs into the dead letters.
 
