@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from instep_streams.delivery.status import status as delivery_status
 
 from instep.errors import StateError
 from instep.journal import JournalEntry
@@ -18,6 +17,7 @@ from instep_ops.demo.project import SOURCE, TARGET
 from instep_ops.embedded import Progress
 from instep_ops.verification.worker import emitted_batch
 from instep_streams.capture.kafka import last_entry
+from instep_streams.delivery.status import status as delivery_status
 
 _POLL_S = 0.3
 PATIENCE_S = 120.0
@@ -67,13 +67,13 @@ class Drain:
         if TARGET in self._settings.targets:
             await self._until(f"{what}: delivery", self._delivered)
 
-    async def _until(self, step: str, ask: Callable[[], tuple[Any, float]]) -> Any:
+    async def _until(self, step: str, ask: Callable[[], Awaitable[tuple[Any, float]]]) -> Any:
         """Ask until the first of the answer's two is not None; the second says how much is left."""
         self._progress(step, 0.0)
         most, least, moved = 1.0, float("inf"), time.monotonic()
         while True:
             try:
-                done, left = await asyncio.to_thread(ask)
+                done, left = await ask()
             except (ConnectionError, TimeoutError):
                 done, left = None, least
             if done is not None:
@@ -87,17 +87,17 @@ class Drain:
             self._progress(step, min(0.99, 1.0 - left / most) if left != float("inf") else 0.0)
             await asyncio.sleep(_POLL_S)
 
-    def _captured(self, at: Mark) -> tuple[JournalEntry | None, float]:
-        entry = last_entry(self._settings.kafka, SOURCE)
+    async def _captured(self, at: Mark) -> tuple[JournalEntry | None, float]:
+        entry = await asyncio.to_thread(last_entry, self._settings.kafka, SOURCE)
         if entry is None:
             return None, float("inf")
         behind = at.lsn - (entry.last.lsn + 1)
         return (entry, 0.0) if behind <= 0 and not entry.more else (None, float(max(behind, 1)))
 
-    def _flowed(self, entry: JournalEntry) -> tuple[bool | None, float]:
-        left = entry.batch - emitted_batch(self._settings, SOURCE)
+    async def _flowed(self, entry: JournalEntry) -> tuple[bool | None, float]:
+        left = entry.batch - await asyncio.to_thread(emitted_batch, self._settings, SOURCE)
         return (True, 0.0) if left <= 0 else (None, float(left))
 
-    def _delivered(self) -> tuple[bool | None, float]:
-        waiting = delivery_status(self._settings, TARGET)["waiting"]
+    async def _delivered(self) -> tuple[bool | None, float]:
+        waiting = (await delivery_status(self._settings, TARGET))["waiting"]
         return (True, 0.0) if waiting == 0 else (None, float(waiting))

@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import psycopg
-from instep_schemas.documents import decode_document
 from psycopg import sql
 from psycopg.rows import dict_row
 
@@ -19,6 +18,8 @@ from instep.settings import Settings
 from instep_connectors.kafka import Record
 from instep_ops.demo.figures import Pair
 from instep_ops.demo.project import SOURCE
+from instep_schemas.documents import decode_key
+from instep_schemas.records import unframe
 from instep_streams.delivery.sinks import open_sink, registry_client
 
 _RECORDS = 3
@@ -58,9 +59,8 @@ class Pairs:
         found: dict[tuple[str, Key], None] = {}
         for record in reversed(records):
             name = record.topic.removeprefix("flow.")
-            assert record.key is not None
-            document = decode_document(name, record.key, record.value, record.headers, self._registry.schema)
-            found[name, document.key] = None
+            schema, body = unframe(record.key or b"")
+            found[name, decode_key(self._registry.schema(schema), body)] = None
             if len(found) == _RECORDS:
                 break
         return [(self._flows[name], key) for name, key in found]

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
-
-from instep_streams.delivery.status import latencies
 
 from instep.settings import Settings
 from instep_ops.demo.figures import milliseconds
@@ -18,6 +14,7 @@ from instep_ops.demo.show import Show
 from instep_ops.demo.store import Life
 from instep_ops.verification.report import Report
 from instep_ops.verify import verify
+from instep_streams.delivery.status import latencies
 
 _SHOWN = ("ok", "differences", "undecided", "rows_compared", "position", "seconds", "unbalanced")
 
@@ -48,7 +45,7 @@ async def prove(
         latency={
             "commit_to_topic": observer.to_topic.overall(),
             "commit_to_flow": observer.to_flow.overall(),
-            "commit_to_crm": await asyncio.to_thread(to_crm, settings, opened_us),
+            "commit_to_crm": await to_crm(settings, opened_us),
         },
         shop={"steps": life.steps, "changes": life.changes},
         ok=found.ok,
@@ -57,11 +54,11 @@ async def prove(
     return report, found
 
 
-def to_crm(settings: Settings, since_us: int) -> Percentiles:
+async def to_crm(settings: Settings, since_us: int) -> Percentiles:
     """From the commit in the store to the CRM's acknowledgement, of what was acknowledged since then."""
     if TARGET not in settings.targets:
         return Percentiles(None, None)
-    found: Mapping[str, Any] = latencies(settings, TARGET, since_us)
+    found = await latencies(settings, TARGET, since_us)
     return Percentiles(found["p50"], found["p99"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -12,16 +11,23 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from instep_ops.demo.figures import Figures, line
+from instep_ops.demo.figures import line
 from instep_ops.demo.screen import draw
 from instep_ops.embedded import Progress
 
-_LINE_EVERY_S = 5.0
 _STEP_EVERY = 0.25
 
 
 class Show(Protocol):
-    """What the demo needs of a terminal."""
+    """What the demo needs of a terminal.
+
+    Attributes:
+        every_s: seconds between two pictures of the live part.
+        pairs: whether the picture shows records.
+    """
+
+    every_s: float
+    pairs: bool
 
     def say(self, text: str) -> None:
         """A sentence that stays."""
@@ -60,6 +66,9 @@ class _Console:
 class Rich(_Console):
     """A terminal."""
 
+    every_s = 0.5
+    pairs = True
+
     @contextmanager
     def progress(self) -> Iterator[Progress]:
         """A bar per step."""
@@ -86,6 +95,9 @@ class Rich(_Console):
 class Plain(_Console):
     """Not a terminal: a log file, a pipe."""
 
+    every_s = 5.0
+    pairs = False
+
     @contextmanager
     def progress(self) -> Iterator[Progress]:
         """A line at the start of a step, at each quarter and at its end."""
@@ -101,12 +113,4 @@ class Plain(_Console):
     @contextmanager
     def live(self) -> Iterator[Any]:
         """A line every few seconds."""
-        last = 0.0
-
-        def show(figures: Figures) -> None:
-            nonlocal last
-            if time.monotonic() - last >= _LINE_EVERY_S:
-                last = time.monotonic()
-                self.say(line(figures))
-
-        yield show
+        yield lambda figures: self.say(line(figures))

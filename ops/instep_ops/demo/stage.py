@@ -35,7 +35,6 @@ from instep_ops.parts import Parts
 from instep_ops.supervisor import Supervisor
 
 _T = TypeVar("_T")
-_DRAW_S = 0.5
 INTERRUPTED = 130
 
 
@@ -95,7 +94,7 @@ class Demo:
         parts = Parts(raw, stores=True)
         try:
             with self._show.progress() as progress:
-                settings, shop = await asyncio.to_thread(self._set_up, raw, parts, progress)
+                settings, shop = await _to_its_end(asyncio.to_thread(self._set_up, raw, parts, progress))
             supervisor = Supervisor(programs(raw, self._folder.path), self._folder.path, self._on_event)
             async with self._running(parts, supervisor) as processes:
                 return await _while_running(processes, self._play(settings, shop, supervisor))
@@ -103,7 +102,12 @@ class Demo:
             await asyncio.shield(asyncio.to_thread(parts.stop))
             (self._folder.path / RUN_FILE).unlink(missing_ok=True)
 
-    def _set_up(self, raw: Settings, parts: Parts, progress: Progress) -> tuple[Settings, Shop]:
+    def _set_up(self, raw: Settings, parts: Parts, show: Progress) -> tuple[Settings, Shop]:
+        def progress(step: str, fraction: float) -> None:
+            if self._ending.is_set():
+                raise _Ending
+            show(step, fraction)
+
         where = parts.start(progress)
         progress("Opening the shop", 0.0)
         shop = open_shop(where.sources[SOURCE], self._options.seed, self._options.scale)
@@ -136,7 +140,8 @@ class Demo:
             opened_us = time.time_ns() // 1000
             life = Life(settings.sources[SOURCE].dsn.reveal(), shop, self._options.rate or DEFAULT_RATE)
             async with Pairs(settings, flows) as pairs:
-                await self._open(life, Gauge(settings, life, observer, supervisor, pairs), supervisor)
+                seen = pairs if self._show.pairs else None
+                await self._open(life, Gauge(settings, life, observer, supervisor, seen), supervisor)
             with self._show.progress() as progress:
                 await Drain(settings, progress).run("Draining")
         report, found = await prove(settings, life, observer, opened_us, self._kills)
@@ -154,7 +159,7 @@ class Demo:
             with self._show.live() as show:
                 while not self._closing.is_set() and not living.done() and time.monotonic() < closes:
                     show(await gauge.measure("the shop is open", self._event))
-                    await _pause(self._closing, _DRAW_S)
+                    await _pause(self._closing, min(self._show.every_s, max(0.0, closes - time.monotonic())))
         finally:
             self._closing.set()
             closed.set()
@@ -167,6 +172,10 @@ class Demo:
     def _on_kill(self, name: str) -> None:
         self._kills[name] += 1
         self._event = f"{name} was killed by --chaos"
+
+
+class _Ending(Exception):
+    """Ctrl-C while the parts are set up."""
 
 
 class _observing:
@@ -204,6 +213,17 @@ async def _while_running(processes: asyncio.Task[None], work: Coroutine[Any, Any
         await asyncio.gather(task, return_exceptions=True)
     processes.result()
     raise EnvironmentFault("Instep's processes ended by themselves.", "See the logs in the demo's data folder.")
+
+
+async def _to_its_end(work: Coroutine[Any, Any, _T]) -> _T:
+    """Wait for work in a thread; when we are cancelled, still wait: what it starts must be known, to be stopped."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        task.exception()
+        raise
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

@@ -277,9 +277,13 @@ def _run(
         errors="replace", start_new_session=True, env=env,
     ) as process:  # fmt: skip
         assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line.strip())
-            told(len(lines))
+        try:
+            for line in process.stdout:
+                lines.append(line.strip())
+                told(len(lines))
+        except BaseException:  # whoever is told may end it all: Ctrl-C
+            process.kill()
+            raise
     if process.returncode:
         words = [line for line in lines if line] or ["no message"]
         raise EnvironmentFault(f"{fault}: {words[-1]}", remedy)
