@@ -144,11 +144,11 @@ EXCEPTIONS: Final[Mapping[str, Deviation]] = {
         "Unencodable: that change goes to the dead letters. (The native profile carries it in unconstrained numerics.)",
     ),
     "array-dimensions": Deviation(
-        "Arrays of more than one dimension, or with a lower bound other than 1, lose their shape.",
+        "Only one-dimensional arrays from 1 are supported; others lose their shape.",
         "Unencodable.",
     ),
     "timestamp-range": Deviation(
-        "Timestamps beyond 64 bits of microseconds (after the year 294247) wrap around.",
+        "Timestamps after the year 294247 do not fit the 64 bits of microseconds.",
         "Unencodable.",
     ),
     "far-dates": Deviation(
