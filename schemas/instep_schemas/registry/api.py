@@ -234,12 +234,12 @@ class Api:
                 request.method, url, data=ask.raw, headers={**headers, _FORWARD: "false"}, timeout=timeout
             ) as response:
                 body = await response.read()
-        except aiohttp.ClientConnectorError:  # it never got the request
-            self._election.suspect.set()
-            return None
         except (aiohttp.ClientError, TimeoutError) as exc:
             self._election.suspect.set()
-            raise refusals.forwarding_failed(leader.url) from exc
+            if request.method == "DELETE" and not isinstance(exc, aiohttp.ClientConnectorError):
+                # it may have happened, and asked for again it would be refused: the client must look
+                raise refusals.forwarding_failed(leader.url) from exc
+            return None
         await self._follow(response.headers.get(_POSITION))
         return web.Response(body=body, status=response.status, content_type=CONTENT_TYPE)
 

@@ -30,6 +30,8 @@ _library.setLevel(logging.CRITICAL + 1)  # it tells of each try; we tell of each
 
 TOPIC: Final = "_schemas"
 _TIMEOUT_S: Final = 10.0
+_WRITE_S: Final = 5.0
+_ABORT_S: Final = 2.0
 _POLL_S: Final = 0.2
 _BATCH: Final = 1_000
 _GONE: Final = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
@@ -246,7 +248,7 @@ class Writer:
                 **settings.client(),
                 "transactional.id": f"instep-registry-{topic}",
                 "transaction.timeout.ms": int(_TIMEOUT_S * 1000),
-                "message.timeout.ms": int(_TIMEOUT_S * 1000),
+                "message.timeout.ms": int(_WRITE_S * 1000),
                 "linger.ms": 0,
                 "acks": "all",
                 "error_cb": lambda _: None,  # what matters of it comes back from each call
@@ -261,7 +263,7 @@ class Writer:
             WriterLost: not possible now.
         """
         try:
-            self._producer.init_transactions(_TIMEOUT_S)
+            self._producer.init_transactions(_WRITE_S)
         except KafkaException as exc:
             raise WriterLost(exc.args[0].str(), certain=True) from exc
 
@@ -280,7 +282,7 @@ class Writer:
                 self._producer.produce(
                     self._topic, value, key, partition=0, on_delivery=lambda _, message: delivered.append(message)
                 )
-            left = self._producer.flush(_TIMEOUT_S)
+            left = self._producer.flush(_WRITE_S)
         except SystemError as exc:  # what the library makes of a fatal error while it calls us back
             raise self._give_up(exc.__cause__ or exc) from exc
         except (KafkaException, BufferError) as exc:
@@ -297,7 +299,7 @@ class Writer:
 
     def _commit(self) -> None:
         try:
-            self._producer.commit_transaction(_TIMEOUT_S)
+            self._producer.commit_transaction(_WRITE_S)
         except KafkaException as exc:
             if exc.args[0].code() in _FENCED:
                 raise Fenced from exc
@@ -318,7 +320,7 @@ class Writer:
 
     def _abort(self) -> None:
         try:
-            self._producer.abort_transaction(_TIMEOUT_S)
+            self._producer.abort_transaction(_ABORT_S)
         except KafkaException as exc:
             if exc.args[0].code() in _FENCED:
                 raise Fenced from exc
