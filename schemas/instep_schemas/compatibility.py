@@ -8,6 +8,7 @@ schemas, which names the column and the change: `products.qty: long → int, can
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibi
 
 _ROW_FIELDS: Final = ("before", "after")
 _NAMED: Final = ("record", "error", "enum", "fixed")
+_FIELD_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PARSED_KEPT: Final = 4_096
 
 
@@ -82,7 +84,8 @@ class Fault:
 def parse(text: str) -> avro.schema.Schema:
     """Parse a self-contained schema strictly: what either Apache's parser or fastavro refuses is refused.
 
-    Each alone lets faults through: Apache's takes defaults of the wrong type, fastavro takes duplicate fields.
+    Each alone lets faults through: Apache's takes defaults of the wrong type, fastavro takes duplicate fields; and both
+    take field names that no Java reader can.
 
     Raises:
         SchemaFault: with the reason.
@@ -92,6 +95,7 @@ def parse(text: str) -> avro.schema.Schema:
         if not isinstance(raw, (str, dict, list)):
             raise SchemaFault("a schema is a JSON object, array or string")
         fastavro.parse_schema(raw, _write_hint=False)
+        _check_field_names(raw)
         return _parse_apache(raw)
     except fastavro.schema.UnknownType as exc:
         raise SchemaFault(f"unknown type {exc}") from exc
@@ -123,6 +127,17 @@ def _parse_apache(raw: Any, *, strict: bool = True) -> avro.schema.Schema:
     with warnings.catch_warnings():  # an unknown logical type is only a remark
         warnings.simplefilter("ignore")
         return avro.schema.make_avsc_object(raw, validate_enum_symbols=strict, validate_names=strict)
+
+
+def _check_field_names(node: Any) -> None:
+    if isinstance(node, dict):
+        for name in (field["name"] for field in node.get("fields") or ()):
+            if not _FIELD_NAME.fullmatch(name):
+                raise SchemaFault(f"{name!r} is no field name: letters, digits and _, not a digit first")
+        node = [node.get("type"), node.get("items"), node.get("values"), *(node.get("fields") or ())]
+    if isinstance(node, list):
+        for child in node:
+            _check_field_names(child)
 
 
 def _reason(exc: BaseException) -> str:
