@@ -70,6 +70,8 @@ def producer_config(kafka: KafkaSettings, who: str, **more: Any) -> dict[str, An
         "batch_size": 262_144,
         "compression_type": "lz4",
         "queue_buffering_max_messages": 1_000_000,
+        # how long a topic that does not exist may still come to be
+        "topic_metadata_propagation_max_ms": 5_000,
     }
     return client_config(kafka, who, **(ours | more))
 

@@ -4,6 +4,9 @@ What a caller must know: an exception of `publish` does not say that nothing was
 lost is *unknown*. So after any exception throw the publisher away (`aclose`), start a new one (`start` waits until the
 brokers have settled the old transaction and fences whoever else uses the id), and only then read with `last_record`
 what was committed last.
+
+When `publish` has returned, the batch is durable, but the brokers may still be spreading its commit: a read_committed
+reader sees it some milliseconds later, and not in all partitions at the same moment.
 """
 
 from __future__ import annotations

@@ -28,6 +28,10 @@ _JUMP: Final = 20_000
 """Offsets ahead of the fetch position up to which skipping is cheaper than a new consumer."""
 _HELD: Final = 50_000
 """Records fetched ahead of what was asked for, over all partitions, before fetching is paused where it runs ahead."""
+_LEAST: Final = 1_000
+"""Records that each partition may be ahead in any case."""
+_SETTLED: Final = 90.0
+"""Seconds by which every open transaction is ended: the writers' time-out (60 s) and the broker's look at it."""
 _FETCH: Final = 4_000
 _POLL: Final = 0.1
 
@@ -196,7 +200,7 @@ class RangeReader:
         )
 
     def _hold_back(self, wanted: Mapping[TopicPartition, Range]) -> None:
-        most = max(1_000, _HELD // len(self._partitions))
+        most = max(_LEAST, _HELD // len(self._partitions))
         ahead = [p for p in self._partitions.values() if len(p.held) > most and not p.paused]
         ahead = [p for p in ahead if p.tp not in wanted or p.seen >= wanted[p.tp][1]]
         self._set_paused(ahead, True)
@@ -252,14 +256,17 @@ def _reader_config(kafka: KafkaSettings, name: str, connectivity: Connectivity) 
 def read_topic(kafka: KafkaSettings, topic: str) -> Iterator[Record]:
     """Every committed record from the topic's start to its end as it is now, in offset order per partition.
 
+    Everything published before the call is there: transactions that are open or whose commit is still being spread
+    are waited for.
+
     Raises as `RangeReader.read`; KafkaFault too when there is no such topic.
     """
     count = admin.partitions(kafka, topic)
     if not count:
         raise KafkaFault(f"There is no topic {topic}.", "Start the process that writes it.")
     tps = [(topic, number) for number in range(count)]
-    starts, ends = admin.start_offsets(kafka, tps), admin.end_offsets(kafka, tps)
-    reader = RangeReader(kafka)
+    starts, ends = admin.start_offsets(kafka, tps), admin.end_offsets(kafka, tps, committed_only=False)
+    reader = RangeReader(kafka, patience=_SETTLED)
     try:
         yield from reader.read({tp: (starts[tp], ends[tp]) for tp in tps})
     finally:
@@ -269,14 +276,15 @@ def read_topic(kafka: KafkaSettings, topic: str) -> Iterator[Record]:
 def last_record(kafka: KafkaSettings, topic: str, partition: int = 0) -> Record | None:
     """The last committed record of the partition; None: it holds none.
 
-    Control records and aborted ones stand behind it, so it is searched backwards in growing steps. An unfinished
-    transaction ends what can be read: start the writer's `Publisher` first, that settles it.
+    Control records and aborted ones stand behind it, so it is searched backwards in growing steps. Transactions that
+    are open or whose commit is still being spread are waited for; to learn what a dead writer has committed, start
+    its `Publisher` first: that settles what it left open.
 
     Raises as `RangeReader.read`.
     """
     tp = (topic, partition)
-    start, end = admin.start_offsets(kafka, [tp])[tp], admin.end_offsets(kafka, [tp])[tp]
-    reader, step, upto = RangeReader(kafka), 16, end
+    start, end = admin.start_offsets(kafka, [tp])[tp], admin.end_offsets(kafka, [tp], committed_only=False)[tp]
+    reader, step, upto = RangeReader(kafka, patience=_SETTLED), 16, end
     try:
         while upto > start:
             begin = max(start, upto - step)
