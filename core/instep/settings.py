@@ -104,7 +104,7 @@ class RegistrySettings(Model):
 class StateSettings(Model):
     """Instep's own PostgreSQL: replica, ledger, flow states."""
 
-    dsn: Secret = Field(Secret(EMBEDDED), description="connection string of PostgreSQL 16 or newer, or `embedded`")
+    dsn: Secret = Field(Secret(EMBEDDED), description="connection string of PostgreSQL 18 or newer, or `embedded`")
 
 
 class TargetSettings(Model):
