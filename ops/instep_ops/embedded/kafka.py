@@ -16,7 +16,7 @@ from instep_ops.embedded.folder import make_folder
 from instep_ops.embedded.maven import ensure_jars, read_lock
 from instep_ops.embedded.part import Progress, silent
 from instep_ops.embedded.ports import LOOPBACK, settle
-from instep_ops.embedded.server import Server
+from instep_ops.embedded.server import Server, telling_line
 
 LOCK = "kafka.lock.json"
 
@@ -129,8 +129,8 @@ class Kafka:
             capture_output=True, text=True,
         )  # fmt: skip
         if done.returncode:
-            words = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-            raise EnvironmentFault(f"Kafka cannot set up {self._folder / 'data'}: {words[-1]}")
+            words = telling_line(done.stdout + done.stderr)
+            raise EnvironmentFault(f"Kafka cannot set up {self._folder / 'data'}: {words}")
 
     @property
     def _configuration(self) -> Path:

@@ -17,7 +17,7 @@ from instep.errors import EnvironmentFault
 from instep_ops.embedded.folder import make_folder, secret_file, write_private
 from instep_ops.embedded.part import Progress, silent
 from instep_ops.embedded.ports import LOOPBACK, settle
-from instep_ops.embedded.server import Server
+from instep_ops.embedded.server import Server, telling_line
 
 SUPERUSER = "postgres"
 _SYSTEM_USER = "pgserver"
@@ -112,7 +112,7 @@ class Postgres:
         )  # fmt: skip
         word.unlink()
         if done.returncode:
-            raise EnvironmentFault(f"PostgreSQL cannot set up {made}: {done.stderr.strip().splitlines()[-1]}")
+            raise EnvironmentFault(f"PostgreSQL cannot set up {made}: {telling_line(done.stderr)}")
         made.rename(self._data)
 
     def start(self) -> None:

@@ -73,10 +73,8 @@ class Server:
         return self.pid is not None
 
     def last_words(self) -> str:
-        """The last line of its log that says something."""
-        lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines()]
-        telling = [line for line in lines if any(word in line for word in ("FATAL", "ERROR", "error:", "Exception"))]
-        return (telling or [line for line in lines if line] or ["its log is empty."])[-1]
+        """The line of its log that says most."""
+        return telling_line(self.log.read_text(errors="replace"))
 
     def stop(self, with_signal: signal.Signals = signal.SIGTERM, within_s: float = 20) -> None:
         """Ask it to end; end it by force when it does not in time."""
@@ -117,3 +115,10 @@ class Server:
         except (KeyError, psutil.NoSuchProcess):
             pass
         self._note.unlink(missing_ok=True)
+
+
+def telling_line(text: str) -> str:
+    """The last line of a program's output that names an error, else its last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if any(word in line for word in ("FATAL", "ERROR", "error:", "Exception:"))]
+    return (telling or lines or ["it said nothing"])[-1]

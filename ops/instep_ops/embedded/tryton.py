@@ -18,6 +18,7 @@ import venv
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
@@ -30,7 +31,7 @@ from instep_ops.embedded.folder import make_folder, secret_file, write_private
 from instep_ops.embedded.part import Progress, silent
 from instep_ops.embedded.ports import LOOPBACK, settle
 from instep_ops.embedded.postgres import Postgres, binary
-from instep_ops.embedded.server import Server
+from instep_ops.embedded.server import Server, telling_line
 
 LOCK = "tryton.lock.txt"
 _BOOTSTRAP = "tryton_bootstrap.py"
@@ -110,11 +111,11 @@ class Tryton:
         shutil.rmtree(home, ignore_errors=True)
         step = "Installing Tryton in its own environment"
         progress(step, 0.0)
-        venv.create(home, with_pip=True, symlinks=True)
+        pip = _environment(home)
         lock = str(files("instep_ops.embedded").joinpath(LOCK))
         packages = sum("==" in line for line in Path(lock).read_text(encoding="ascii").splitlines())
         _run(
-            [self._program("python"), "-m", "pip", "install", "--no-input", "--disable-pip-version-check",
+            [*pip, "install", "--no-input", "--disable-pip-version-check",
              "--require-hashes", "--only-binary", ":all:", "-r", lock],
             "Tryton could not be installed", "Connect this machine to the internet for the first start.",
             lambda lines: progress(step, min(0.99, 0.1 + 0.8 * lines / (2 * packages))),
@@ -254,6 +255,25 @@ def _recipe_digest() -> str:
     return digest.hexdigest()[:12]
 
 
+def _environment(home: Path) -> list[str]:
+    """Make an empty environment; gives the command of a pip that installs into it.
+
+    Our own pip does it when there is one: Debian's Python cannot put a pip into a new environment unless
+    `python3-venv` is installed.
+    """
+    python = str(home / "bin" / "python")
+    if find_spec("pip") is not None:
+        venv.create(home, symlinks=True)
+        return [sys.executable, "-m", "pip", "--python", python]
+    try:
+        venv.create(home, with_pip=True, symlinks=True)
+    except subprocess.CalledProcessError as exc:
+        raise EnvironmentFault(
+            "This Python has no pip.", "Install python3-venv, or pip into this environment."
+        ) from exc
+    return [python, "-m", "pip"]
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Keep out others that would make the same things at the same time; they wait."""
@@ -285,5 +305,4 @@ def _run(
             process.kill()
             raise
     if process.returncode:
-        words = [line for line in lines if line] or ["no message"]
-        raise EnvironmentFault(f"{fault}: {words[-1]}", remedy)
+        raise EnvironmentFault(f"{fault}: {telling_line(chr(10).join(lines))}", remedy)

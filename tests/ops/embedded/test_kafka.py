@@ -50,3 +50,30 @@ def test_port_in_use_is_named(tmp_path: Path) -> None:
         server.ensure()
         with pytest.raises(EnvironmentFault, match=r"Kafka cannot listen on .*: the port is in use"):
             server.start()
+
+
+def test_everything_in_the_cache_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")  # nothing answers there
+    steps: list[str] = []
+    server = Kafka(tmp_path)
+    server.ensure(lambda step, fraction: steps.append(step))
+    assert set(steps) == {"Setting up Kafka"}
+    server.ensure(lambda step, fraction: steps.append("again"))
+    assert "again" not in steps
+
+
+def test_without_java_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("instep_ops.embedded.kafka.find_spec", lambda name: None)
+    with pytest.raises(EnvironmentFault, match="Java is not installed") as fault:
+        Kafka(tmp_path).ensure()
+    assert "instep[embedded]" in fault.value.remedy
+
+
+def test_a_broker_that_cannot_start_quotes_its_log(tmp_path: Path) -> None:
+    Kafka(tmp_path).ensure()
+    server = Kafka(tmp_path, settings={"log.segment.bytes": "1"})
+    with pytest.raises(EnvironmentFault, match=r"Kafka ended while starting: .*log\.segment\.bytes"):
+        server.start()
+    assert not server.alive()
+    with pytest.raises(EnvironmentFault, match=r"Kafka cannot set up .*log\.segment\.bytes"):
+        Kafka(tmp_path / "fresh", settings={"log.segment.bytes": "1"}).ensure()

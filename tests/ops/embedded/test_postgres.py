@@ -67,3 +67,17 @@ def test_port_in_use_is_named(tmp_path: Path) -> None:
             server.start()
         assert fault.value.remedy
     assert not server.alive()
+
+
+def test_without_the_wheel_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("instep_ops.embedded.postgres.find_spec", lambda name: None)
+    with pytest.raises(EnvironmentFault, match="embedded PostgreSQL is not installed") as fault:
+        Postgres(tmp_path).ensure()
+    assert "instep[embedded]" in fault.value.remedy
+
+
+def test_a_server_that_cannot_start_quotes_its_log(tmp_path: Path) -> None:
+    server = Postgres(tmp_path, "odd", durable=False, settings={"wal_level": "sideways"})
+    server.ensure()
+    with pytest.raises(EnvironmentFault, match=r"ended while starting: .*wal_level"):
+        server.start()
