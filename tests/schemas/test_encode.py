@@ -9,7 +9,7 @@ from typing import Any
 
 import fastavro
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.schemas.samples import LOSSY, SAMPLES, UNMAPPED, array, base, column_of, numeric, relation_of
 
@@ -86,6 +86,7 @@ def test_rows_of_any_types_equal_fastavros_bytes(profile: Profile, data: st.Data
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLES | LOSSY | dict.fromkeys(UNMAPPED)))
+@settings(max_examples=40)
 @given(data=st.data())
 def test_native_texts_come_back_exactly(name: str, data: st.DataObject) -> None:
     sample = (SAMPLES | LOSSY).get(name)
@@ -103,6 +104,7 @@ def test_native_texts_come_back_exactly(name: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLES))
+@settings(max_examples=40)
 @given(data=st.data())
 def test_debeziums_exact_types_come_back_exactly(name: str, data: st.DataObject) -> None:
     column = column_of(0, SAMPLES[name], not_null=True)

@@ -12,14 +12,14 @@ import pytest
 from tests.fixtures.postgres import PostgresForTests
 from tests.schemas.golden import NAMES, Replay, Seen, expected_by_topic, load, options_of
 
-from instep.change import Absent, Op, Value
-from instep.relation import Column
+from instep.change import ABSENT, Absent, Op, Value
+from instep.relation import Column, Relation, ReplicaIdentity
 from instep.topics import key_subject, value_subject
 from instep_schemas import control
 from instep_schemas.decode import compile_decoder, decode_key
 from instep_schemas.derive import derive
 from instep_schemas.encode import Record, TableEncoder, compile_encoder
-from instep_schemas.envelope import SourceBlock, message_value, transaction_block
+from instep_schemas.envelope import SourceBlock, message_value, time_stamp, transaction_block
 from instep_schemas.literals import format_hstore
 from instep_schemas.shape import shape_of
 from instep_schemas.varint import long
@@ -301,6 +301,42 @@ def as_sent(text: Value, column: Column) -> bytes | Absent | None:
     if column.type.name == "hstore" and isinstance(text, str):
         return format_hstore(json.loads(text)).encode()
     return text.encode() if isinstance(text, str) else text
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_the_native_profile_carries_every_value(
+    name: str, postgres: PostgresForTests, replays: dict[str, Replay]
+) -> None:
+    """What the store said comes back from our own profile, column by column, whatever its type."""
+    options = WireOptions("shop", "shop", "native")
+    source = SourceBlock(options, committed_us=5, transaction=6)
+    for change in (change for changes in replayed(name, postgres, replays).changes.values() for change in changes):
+        relation = change.relation
+        if change.op is Op.DELETE and not all(c.identity for c in relation.columns if c.name in relation.key):
+            continue  # REPLICA IDENTITY USING INDEX, keyed by the primary key: see test_records
+        encoder = compile_encoder(relation, options)
+        decode = compile_decoder(encoder.schemas.value_text)
+        told = [
+            decode(record.value)
+            for record in encoder.records(change.op, change.before, change.after, source, 7, time_stamp(8))
+            if record.value is not None
+        ]
+        after = texts_of(relation, change.after)
+        if after is not None and change.before is not None and relation.replica_identity is ReplicaIdentity.FULL:
+            before = texts_of(relation, change.before) or {}
+            after = {column: before[column] if text is ABSENT else text for column, text in after.items()}
+        assert told[-1].after == after
+        if change.before is not None and told[0].before is not None:
+            known = {column.name for column in relation.columns if column.identity}
+            old = texts_of(relation, change.before) or {}
+            assert told[0].before == {column: old[column] if column in known else ABSENT for column in old}
+
+
+def texts_of(relation: Relation, row: Any) -> dict[str, Value] | None:
+    if row is None:
+        return None
+    cells = zip(relation.columns, row, strict=True)
+    return {column.name: cell.decode() if isinstance(cell, bytes) else cell for column, cell in cells}
 
 
 def test_every_deviation_is_explained() -> None:
