@@ -29,7 +29,7 @@ _OPEN = """
 SELECT DISTINCT ON (o.flow, o.key) o.flow, o.key, o.version, o.code, o.field, o.message, o.attempts, o.delivered_us
 FROM instep_delivery.outcomes o
 LEFT JOIN instep_delivery.applied a USING (target, flow, key)
-WHERE o.target = %(target)s AND o.outcome = 'rejected' AND o.version > coalesce(a.version, 0)
+WHERE o.target = %(target)s AND o.outcome = 'rejected' AND o.version > coalesce(a.version, -1)
 ORDER BY o.flow, o.key, o.version DESC
 """
 

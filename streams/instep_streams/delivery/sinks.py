@@ -70,7 +70,7 @@ def open_sink(settings: Settings, flow: Flow, registry: RegistryClient | None = 
     if flow.target not in settings.targets:
         raise ConfigError(f"Flow {flow.name} names the target {flow.target!r}.", "Add it to instep.toml.")
     target = settings.targets[flow.target]
-    columns = delivered_columns(flow, registry or registry_client(settings.registry))
+    columns = _columns(settings, flow, registry)
     if columns is None and not early:
         raise RegistryError(f"Flow {flow.name} has emitted nothing yet.", "Start its worker first.")
     sink = sink_factory(target.type).open(target, flow.model_copy(update={"fields": columns}))
@@ -78,3 +78,13 @@ def open_sink(settings: Settings, flow: Flow, registry: RegistryClient | None = 
         able = ", ".join(sorted(sink.capabilities.deletes))
         raise ConfigError(f"Flow {flow.name} asks for delete = {flow.delete.value!r}.", f"This sink knows: {able}.")
     return sink
+
+
+def _columns(settings: Settings, flow: Flow, registry: RegistryClient | None) -> tuple[str, ...] | None:
+    if registry is not None:
+        return delivered_columns(flow, registry)
+    own = registry_client(settings.registry)
+    try:
+        return delivered_columns(flow, own)
+    finally:
+        own.close()

@@ -20,6 +20,9 @@ from instep_streams.delivery.process import group
 from instep_streams.delivery.sinks import target_flows
 
 _COUNTS: Final = "SELECT outcome, count(*) FROM instep_delivery.outcomes WHERE target = %(target)s GROUP BY outcome"
+_RETRIES: Final = (
+    "SELECT coalesce(sum(greatest(attempts - 1, 0)), 0) FROM instep_delivery.outcomes WHERE target = %(target)s"
+)
 _LATENCIES: Final = """
 SELECT count(*), percentile_disc(ARRAY[0.5, 0.95, 0.99, 1.0]) WITHIN GROUP (ORDER BY delivered_us - committed_us)
 FROM instep_delivery.outcomes
@@ -61,7 +64,7 @@ async def status(settings: Settings, target: str) -> dict[str, Any]:
     """Outcome counts, what waits and dead letters of a target.
 
     Returns:
-        `outcomes` {kind: count}, `waiting` (records not committed yet), `oldest_waiting_us` (commit time in the store
+        `outcomes` {kind: count}, `retries` (calls that had to be made again), `waiting` (records not committed yet), `oldest_waiting_us` (commit time in the store
         of the oldest of them, microseconds since the Unix epoch; None), `dead_letters` (open ones), `latency_ms` of
         all time (see `latencies`).
 
@@ -76,6 +79,7 @@ async def status(settings: Settings, target: str) -> dict[str, Any]:
         counts |= {str(row[0]): int(row[1]) for row in await ledger.fetch(_COUNTS, {})}
         return {
             "outcomes": counts,
+            "retries": int((await ledger.fetch(_RETRIES, {}))[0][0]),
             "waiting": waiting,
             "oldest_waiting_us": oldest,
             "dead_letters": len(await open_letters(ledger)),

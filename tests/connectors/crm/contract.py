@@ -46,7 +46,7 @@ class Contract:
         self.records: dict[str, Mapping[str, Any]] = {}
         self.committed: list[tuple[str, int | None]] = []
         """Key and `v` field of every write that took effect, None for a removal."""
-        self.calls = 0
+        self.calls = self.reads = 0
         self.schedule: deque[str] = deque()
         self.refused: set[str] = set()
         """Keys that get 400."""
@@ -56,6 +56,7 @@ class Contract:
         self.locked_out = False
 
     async def read(self, request: web.Request) -> web.StreamResponse:
+        self.reads += 1
         keys = (await request.json())["keys"]
         if self.down:
             return web.Response(status=503)
