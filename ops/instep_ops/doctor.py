@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from instep.errors import EnvironmentFault, InstepError, KafkaFault, RegistryError, SourceError, StateError, TargetError
+from instep.errors import EnvironmentFault, InstepError, KafkaFault, RegistryError, SourceError, StateError
 from instep.flowfile import load_all
 from instep.settings import EMBEDDED, Settings, load
 from instep_ops.assemble import embedded_names, resolve, running
@@ -84,19 +84,18 @@ async def examine(project: Path) -> list[Check]:
         settings = resolve(settings, running(settings))
     except EnvironmentFault:
         left = set(embedded_names(settings))
-        checks += await asyncio.to_thread(lambda: list(_stores(settings)))
+        checks += await asyncio.to_thread(lambda: list(_store_side(settings)))
         return [*checks, *(skipped(name, "embedded, and `instep up` does not run") for name in sorted(left))]
     except InstepError as exc:
         return [*checks, failed("addresses", exc)]
     from instep_ops.examinations import kafka, registry, state, targets
 
-    checks += await asyncio.to_thread(lambda: list(_stores(settings)))
+    checks += await asyncio.to_thread(lambda: list(_store_side(settings)))
     checks += await asyncio.gather(
         asyncio.to_thread(attempt, "kafka", KafkaFault, lambda: kafka(settings)),
         asyncio.to_thread(attempt, "registry", RegistryError, lambda: registry(settings)),
         asyncio.to_thread(attempt, "state", StateError, lambda: state(settings)),
     )
-    checks += await asyncio.to_thread(lambda: list(_flows(settings)))
     return [*checks, *[check async for check in targets(settings)]]
 
 
@@ -138,6 +137,18 @@ def _writable(folder: Path) -> None:
         )
 
 
+def _store_side(settings: Settings) -> Iterator[Check]:
+    """The stores, and the flows that read them."""
+    checks = list(_stores(settings))
+    yield from checks
+    if any(source.dsn == EMBEDDED for source in settings.sources.values()):
+        return
+    if all(check.ok for check in checks):
+        yield from _flows(settings)
+    else:
+        yield skipped("flows", "they need the store")
+
+
 def _stores(settings: Settings) -> Iterator[Check]:
     """Each source, as its capture would see it."""
     from instep_streams.capture.status import preflight
@@ -162,7 +173,7 @@ def _flows(settings: Settings) -> Iterator[Check]:
     try:
         checks = check_all(settings, None)
     except (InstepError, ConnectionError) as exc:
-        yield failed("flows", exc, TargetError)
+        yield failed("flows", exc, SourceError)
         return
     for each in checks:
         yield Check(f"flow {each.name}", each.ok, each.cause, each.remedy, each.exit_code)

@@ -16,6 +16,7 @@ from instep_connectors.kafka import Publisher, topics
 from instep_ops.doctor import Check, failed, fine, skipped
 from instep_schemas.client import RegistryClient
 
+PATIENCE_S = 5.0
 OLDEST_STATE = 18
 
 
@@ -25,7 +26,7 @@ def kafka(settings: Settings) -> None:
     Raises:
         KafkaFault, ConnectionError: they do not.
     """
-    topics(settings.kafka)
+    topics(settings.kafka, timeout=PATIENCE_S)
     asyncio.run(_transaction(settings))
 
 
@@ -61,7 +62,8 @@ def state(settings: Settings) -> None:
                 "has_database_privilege(current_database(), 'CREATE'), current_database()"
             ).fetchone()
     except psycopg.ProgrammingError as exc:
-        raise ConfigError(f"state.dsn is not a connection string: {exc}.") from None
+        words = " ".join(str(exc).split())
+        raise ConfigError(f"state.dsn is not a connection string: {words}.", "Correct it in instep.toml.") from None
     except psycopg.Error as exc:
         words = " ".join(str(exc).split())
         if exc.sqlstate is None or advice(exc) is Advice.AGAIN:

@@ -44,7 +44,8 @@ async def again(settings: Settings, target: str, flow: str | None, keys: Sequenc
     from instep_streams.delivery.deadletters import retry
 
     total: dict[str, int] = {}
-    for key in [key_of(settings, flow, text) for text in keys] or [None]:
+    chosen: list[Key | None] = [key_of(settings, flow, text) for text in keys]
+    for key in chosen or [None]:
         for outcome, count in (await retry(settings, target, flow=flow, key=key)).items():
             total[str(outcome)] = total.get(str(outcome), 0) + count
     return total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,15 +73,15 @@ async def read(settings: Settings) -> Status:
     Args:
         settings: resolved.
     """
-    from instep_streams.delivery.status import status as delivery
     from instep_streams.flows.status import status as worker
 
     from instep_streams.capture.status import status as capture
+    from instep_streams.delivery.status import status as delivery
 
     result = Status(processes=_processes(settings))
 
     async def ask(work: Callable[[Settings, str], Any], name: str) -> Section:
-        section, code = await asyncio.to_thread(_ask, work, settings, name)
+        section, code = await _ask(work, settings, name)
         result.exit_code = result.exit_code or code
         return section
 
@@ -95,9 +96,10 @@ async def read(settings: Settings) -> Status:
     return result
 
 
-def _ask(work: Callable[[Settings, str], Any], settings: Settings, name: str) -> tuple[Section, int]:
+async def _ask(work: Callable[[Settings, str], Any], settings: Settings, name: str) -> tuple[Section, int]:
     try:
-        return dict(work(settings, name)), 0
+        found = await asyncio.to_thread(work, settings, name)
+        return dict(await found if inspect.isawaitable(found) else found), 0
     except InstepError as exc:
         return {"error": str(exc)}, exc.exit_code
     except (ConnectionError, TimeoutError) as exc:

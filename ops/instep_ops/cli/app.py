@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -16,7 +16,7 @@ from instep_ops.cli.faults import DEBUG_VARIABLE, explain
 class Commands(TyperGroup):
     """A group of commands whose faults end as one sentence."""
 
-    def invoke(self, ctx: typer.Context) -> object:
+    def invoke(self, ctx: Any) -> Any:
         """Run the command; what it raises becomes its exit code."""
         try:
             return super().invoke(ctx)

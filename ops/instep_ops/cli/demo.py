@@ -13,9 +13,7 @@ def demo(
     rate: Annotated[
         float, typer.Option("--rate", help="Changes per second of the shop; 0: a pace the CRM follows.", min=0)
     ] = 0,
-    scale: Annotated[
-        float, typer.Option("--scale", help="Size of the shop; 1: some hundred products.", min=0.01)
-    ] = 1.0,
+    scale: Annotated[float, typer.Option("--scale", help="Size of the shop; 1: 200 products.", min=0.01)] = 1.0,
     seed: Annotated[int, typer.Option("--seed", help="The shop's life is the same for the same seed.")] = 1,
     target: Annotated[str, typer.Option("--target", help="The CRM: tryton, or none.")] = "tryton",
     chaos: Annotated[bool, typer.Option("--chaos", help="Kill a random process every 5 seconds.")] = False,
@@ -24,6 +22,7 @@ def demo(
         Path | None, typer.Option("--data", metavar="DIR", help="Data folder; default: in the user's data directory.")
     ] = None,
     reset: Annotated[bool, typer.Option("--reset", help="Start over: forget what the data folder holds.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of a live picture.")] = False,
 ) -> None:
     """Run the whole product here: a shop's database, Kafka, the flows and a real CRM; ends with a proof."""
     from instep_ops.demo.command import DemoOptions, run
@@ -31,7 +30,7 @@ def demo(
     code = run(
         DemoOptions(
             for_s=for_s, rate=rate, scale=scale, seed=seed, target=target, chaos=chaos, report=report, data=data,
-            reset=reset,
+            reset=reset, plain=plain,
         )
     )  # fmt: skip
     if code:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from instep_ops.cli.options import HERE, Json, Project, open_running, pick
+from instep_ops.cli.options import HERE, Json, Project, open_project, pick
 
 FlowName = Annotated[str | None, typer.Argument(metavar="[FLOW]", help="The flow; default: all (check), the only one.")]
 
@@ -14,10 +14,9 @@ FlowName = Annotated[str | None, typer.Argument(metavar="[FLOW]", help="The flow
 def check(flow: FlowName = None, project: Project = HERE, as_json: Json = False) -> None:
     """Compile flows against the store: say what they read, or why they are refused."""
     from instep_ops.cli.screen import show_json
-    from instep_ops.flows import check_all
+    from instep_ops.flows import check_all, with_stores
 
-    settings = open_running(project)
-    checks = check_all(settings, [flow] if flow else None)
+    checks = check_all(with_stores(open_project(project)), [flow] if flow else None)
     if as_json:
         show_json({"ok": all(c.ok for c in checks), "checks": [c.to_dict() for c in checks]})
     else:
@@ -37,9 +36,9 @@ def run(
     """Evaluate a flow on the store now and show its documents; nothing is emitted."""
     from instep.flowfile import load_all
     from instep_ops.cli.screen import show_json, show_table
-    from instep_ops.flows import evaluate
+    from instep_ops.flows import evaluate, with_stores
 
-    settings = open_running(project)
+    settings = with_stores(open_project(project))
     name = pick(load_all(settings.flows_dir), flow, "flow")
     documents = evaluate(settings, name, limit)
     if as_json:

@@ -9,11 +9,14 @@ from collections.abc import Awaitable, Callable
 
 from instep_ops.cli.faults import INTERRUPTED
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What asks a process to stop; SIGHUP: the terminal was closed."""
+
 Work = Callable[[asyncio.Event], Awaitable[None]]
 
 
 async def until_stopped(work: Work) -> None:
-    """Run `work(stop)`; SIGTERM and SIGINT set `stop`, a second one ends the process at once."""
+    """Run `work(stop)`; the first signal of `SIGNALS` sets `stop`, a second one ends the process at once."""
     stop = asyncio.Event()
 
     def on_signal() -> None:
@@ -22,12 +25,12 @@ async def until_stopped(work: Work) -> None:
         stop.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in SIGNALS:
         loop.add_signal_handler(number, on_signal)
     try:
         await work(stop)
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in SIGNALS:
             loop.remove_signal_handler(number)
 
 

@@ -96,7 +96,7 @@ def topic_differences(flow: str, key: Key, store: Fields | None, topic: Fields |
 
 
 def crm_differences(
-    target: str, flow: str, key: Key, columns: Sequence[str] | None, topic: Fields | None, crm: Fields | None,
+    target: str, flow: str, key: Key, columns: Sequence[str], topic: Fields | None, crm: Fields | None,
     store: Fields | None,
 ) -> Iterator[Difference]:  # fmt: skip
     """Where the CRM does not hold the document it was given.

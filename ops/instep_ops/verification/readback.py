@@ -7,8 +7,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 
-from instep_streams.delivery.status import AppliedState, applied
-
 from instep.flowfile import Flow
 from instep.protocols import Delete, Fields, Key, Sink
 from instep.settings import Settings
@@ -17,6 +15,7 @@ from instep_ops.verification.delivered import Delivered, Ledgered, Waiting
 from instep_ops.verification.report import Proof, Undecided
 from instep_ops.verification.topics import FlowTopics
 from instep_streams.delivery.sinks import open_sink
+from instep_streams.delivery.status import AppliedState, applied
 
 PATIENCE_S = 60.0
 """How long delivery may make no progress."""
@@ -89,7 +88,7 @@ class ReadBack:
 
     async def _ledger(self, keys: Iterable[Key] | None) -> dict[Key, Ledgered]:
         wanted = None if keys is None else list(keys)
-        states = await asyncio.to_thread(applied, self._settings, self._target, self._flow.name, wanted)
+        states = await applied(self._settings, self._target, self._flow.name, wanted)
         return {key: _ledgered(state) for key, state in states.items()}
 
 

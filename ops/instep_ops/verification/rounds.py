@@ -17,6 +17,7 @@ from instep_ops.verification.report import Proof, Undecided
 from instep_ops.verification.snapshot import nudge, pinned
 from instep_ops.verification.topics import FlowTopics, JournalTail
 from instep_ops.verification.worker import Evaluator, decoder
+from instep_streams.delivery.sinks import registry_client
 
 Tell = Callable[[str], None]
 
@@ -61,7 +62,8 @@ class Rounds:
         self._dsn = settings.sources[source].dsn.reveal()
         self._barrier = Barrier(settings, source)
         self._journal = JournalTail(settings.kafka, source)
-        self._evaluator = Evaluator(settings, source)
+        self._registry = registry_client(settings.registry)
+        self._evaluator = Evaluator(self._registry)
         self._open = {name: Open() for name in flows}
         self.proofs = {name: Proof(name, "", "") for name in flows}
         self.rows: dict[str, dict[Key, Fields]] = {}
@@ -105,7 +107,7 @@ class Rounds:
 
     def _read(self, at: Position, mark: int) -> bool:
         if self._topics is None:
-            decoders = {name: decoder(self._settings, flow) for name, flow in self._flows.items()}
+            decoders = {name: decoder(self._registry, flow) for name, flow in self._flows.items()}
             self._topics = FlowTopics(self._settings.kafka, decoders, at)
         self._topics.advance(at)
         self._topics.catch_up()
@@ -132,5 +134,6 @@ class Rounds:
 
     def close(self) -> None:
         """Disconnect."""
+        self._registry.close()
         if self._topics is not None:
             self._topics.close()

@@ -97,7 +97,7 @@ def test_a_bad_project_file_is_one_sentence(
     assert "Traceback" not in shown.out + shown.err
 
 
-@pytest.mark.parametrize("command", [c for c in NEED_A_PROJECT if c not in ("up", "doctor")])
+@pytest.mark.parametrize("command", [c for c in NEED_A_PROJECT if c not in ("up", "doctor", "flow check", "flow run")])
 def test_a_project_that_does_not_run_says_how_to_start_it(
     command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,7 +191,7 @@ run_process("x", work)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_a_process_in_order(number: signal.Signals) -> None:
     with subprocess.Popen([sys.executable, "-c", PROCESS], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

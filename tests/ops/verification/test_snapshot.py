@@ -2,6 +2,7 @@
 
 import threading
 import time
+from typing import Any
 
 import psycopg
 import pytest
@@ -27,7 +28,7 @@ def count(conn: psycopg.Connection[tuple[object, ...]]) -> object:
     return n
 
 
-def slots(dsn: str) -> list[object]:
+def slots(dsn: str) -> list[Any]:
     with connect(dsn, "test") as conn:
         return conn.execute(
             "SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE 'instep_verify%'"
@@ -61,7 +62,12 @@ def test_a_transaction_that_does_not_end_is_told(dsn: str, monkeypatch: pytest.M
 def test_a_short_transaction_is_waited_for(dsn: str) -> None:
     other = psycopg.connect(dsn)
     other.execute("INSERT INTO t VALUES (5)")
-    ending = threading.Timer(0.3, lambda: (other.commit(), other.close()))
+
+    def end() -> None:
+        other.commit()
+        other.close()
+
+    ending = threading.Timer(0.3, end)
     ending.start()
     begin = time.monotonic()
     with snapshot.pinned(dsn) as store:

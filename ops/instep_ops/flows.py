@@ -1,0 +1,145 @@
+"""`instep flow`: flows compiled and tried against the store itself; needs nothing else to run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from instep.errors import InstepError
+from instep.flowfile import Flow
+from instep.relation import Relation
+from instep.settings import EMBEDDED, Settings
+from instep_connectors.postgres.catalog import Catalog
+from instep_connectors.postgres.publication import matcher
+from instep_connectors.postgres.session import connect
+from instep_ops.assemble import resolve, running
+from instep_ops.verification.worker import evaluate as evaluate_all
+from instep_ops.verify import by_source
+from instep_streams.flows.catalog import Column, Table, catalog_of
+from instep_streams.flows.check import check
+from instep_streams.flows.compile import compile_flow
+from instep_streams.flows.session import pin
+
+APPLICATION = "instep flow"
+
+_TABLES = """
+SELECT c.oid::bigint, n.nspname || '.' || c.relname FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
+  AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowCheck:
+    """What the compiler says of one flow.
+
+    Attributes:
+        name: the flow's name.
+        ok: whether it is accepted.
+        code: of the refusal.
+        cause: why it is refused.
+        remedy: what to write instead.
+        exit_code: 0, or that of the refusal.
+        columns: output columns and their PostgreSQL types.
+        tables: ids of the tables it reads.
+        edges: how rows of one table lead to another, `public.a.x -> public.b.y`.
+        warnings: what is allowed but may surprise.
+    """
+
+    name: str
+    ok: bool
+    code: str = ""
+    cause: str = ""
+    remedy: str = ""
+    exit_code: int = 0
+    columns: tuple[tuple[str, str], ...] = ()
+    tables: tuple[str, ...] = ()
+    edges: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def line(self) -> str:
+        """As a person reads it."""
+        if not self.ok:
+            return f"FAILED {self.name}: [{self.code}] {self.cause} {self.remedy}".rstrip()
+        lines = [f"ok     {self.name}: reads {', '.join(self.tables)}; gives {', '.join(n for n, _ in self.columns)}"]
+        return "\n".join([*lines, *(f"       warning: {each}" for each in self.warnings)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON shows it."""
+        shown = {name: getattr(self, name) for name in ("name", "ok", "code", "cause", "remedy")}
+        return shown | {
+            "columns": [{"name": name, "type": kind} for name, kind in self.columns],
+            "tables": self.tables,
+            "edges": self.edges,
+            "warnings": self.warnings,
+        }
+
+
+def with_stores(settings: Settings) -> Settings:
+    """Settings whose stores can be connected to; other parts may be embedded and need not run.
+
+    Raises:
+        EnvironmentFault: a store is embedded and does not run.
+    """
+    run = running(settings)
+    needed = run is not None or any(source.dsn == EMBEDDED for source in settings.sources.values())
+    return resolve(settings, run) if needed else settings
+
+
+def check_all(settings: Settings, names: Sequence[str] | None) -> list[FlowCheck]:
+    """Compile flows (None: all) against their stores.
+
+    Raises:
+        ConfigError: no such flow.
+        SourceError, ConnectionError: a store does not answer.
+    """
+    found = []
+    for source, flows in by_source(settings, names).items():
+        with closing(connect(settings.sources[source].dsn.reveal(), APPLICATION)) as conn:
+            tables = catalog_of(map(_table, _captured(conn, settings.sources[source].tables)))
+            pin(conn)
+            found += [_check(conn, flow, tables) for flow in flows.values()]
+    return sorted(found, key=lambda each: each.name)
+
+
+def _captured(conn: psycopg.Connection[Any], patterns: Sequence[str]) -> list[Relation]:
+    wanted = matcher(patterns)
+    oids = [oid for oid, name in conn.execute(_TABLES).fetchall() if wanted.fullmatch(name)]
+    return list(Catalog(conn).relations(dict.fromkeys(oids)).values())
+
+
+def _table(relation: Relation) -> Table:
+    columns = tuple(Column(each.name, each.sql_type, each.not_null) for each in relation.columns)
+    return Table(relation.schema, relation.name, columns, relation.key)
+
+
+def _check(conn: psycopg.Connection[Any], flow: Flow, tables: dict[str, Table]) -> FlowCheck:
+    try:
+        plan = compile_flow(flow, tables)
+        columns = check(conn, plan)
+    except InstepError as exc:
+        return FlowCheck(flow.name, False, getattr(exc, "code", ""), exc.cause, exc.remedy, exc.exit_code)
+    return FlowCheck(
+        flow.name, True, columns=tuple((each.name, each.type) for each in columns), tables=plan.tables,
+        edges=plan.edges, warnings=plan.warnings,
+    )  # fmt: skip
+
+
+def evaluate(settings: Settings, name: str, limit: int) -> list[dict[str, Any]]:
+    """The first documents of a flow, by key, as they would be now.
+
+    Raises:
+        FlowError: the store refuses the SELECT.
+        SourceError, ConnectionError: the store does not answer.
+    """
+    ((source, flows),) = by_source(settings, [name]).items()
+    with closing(connect(settings.sources[source].dsn.reveal(), APPLICATION)) as conn:
+        conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        rows = evaluate_all(conn, flows[name])
+    return [json.loads(text) for _, text in sorted(rows.items())[:limit]]

@@ -1,0 +1,113 @@
+"""A flow as the worker sees it: its SELECT on any PostgreSQL, its documents in Kafka, how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+from instep_streams.flows.status import status
+from psycopg import sql
+
+from instep.errors import FlowError, RegistryError, VerifyFailed
+from instep.flowfile import Flow
+from instep.protocols import Document, Fields, Key
+from instep.settings import Settings
+from instep.topics import flow_topic, value_subject
+from instep_connectors.kafka import Record
+from instep_connectors.postgres.session import store_failure
+from instep_schemas.client import RegistryClient
+from instep_schemas.documents import DocumentCodec, Unencodable
+from instep_streams.delivery.records import waiting_of
+from instep_streams.flows.parse import statement
+from instep_streams.flows.session import pin
+
+_SELECT = "SELECT row_to_json(d)::text, ARRAY[{keys}]::text[] FROM (\n{select}\n) d"
+
+
+def select_text(flow: Flow) -> str:
+    """The query that gives each document as JSON text, and its key."""
+    keys = sql.SQL(", ").join(sql.SQL("d.{}::text").format(sql.Identifier(name)) for name in flow.key)
+    return _SELECT.format(keys=keys.as_string(), select=statement(flow.sql))
+
+
+def evaluate(conn: psycopg.Connection[Any], flow: Flow) -> dict[Key, str]:
+    """The whole SELECT, as the worker evaluates it: JSON text of each row by key.
+
+    Args:
+        conn: of the store, in a transaction; its session settings are changed.
+        flow: the flow.
+
+    Raises:
+        FlowError: PostgreSQL refuses the SELECT, or a key comes twice or is null.
+        ConnectionError: the store goes away.
+    """
+    try:
+        pin(conn)
+        rows = conn.execute(select_text(flow).encode()).fetchall()
+    except (psycopg.ProgrammingError, psycopg.DataError) as exc:
+        words = " ".join(str(exc).splitlines()[0].split())
+        raise FlowError("RESOLVE", f"The store refuses flow {flow.name}: {words}.") from None
+    except psycopg.Error as exc:
+        raise store_failure(exc) from exc
+    found: dict[Key, str] = {}
+    for text, key in rows:
+        if None in key or tuple(key) in found:
+            fault = "null" if None in key else "not unique"
+            raise FlowError("KEY", f"Flow {flow.name}: its key ({', '.join(flow.key)}) is {fault} in the store.")
+        found[tuple(key)] = text
+    return found
+
+
+class Evaluator:
+    """Evaluates flows on the store and types the rows as their documents in the topic are typed.
+
+    Args:
+        registry: knows the topics' schemas.
+    """
+
+    def __init__(self, registry: RegistryClient) -> None:
+        self._registry = registry
+
+    def rows(self, conn: psycopg.Connection[Any], flow: Flow) -> dict[Key, Fields]:
+        """The whole SELECT by key.
+
+        Raises:
+            FlowError: as `evaluate`; or the SELECT has changed since the worker took it.
+            RegistryError: the worker has not started the flow yet.
+        """
+        subject = value_subject(flow_topic(flow.name))
+        schema = self._registry.latest(subject)
+        if schema is None:
+            raise RegistryError(f"Flow {flow.name} has no schema yet.", "Start its worker first (`instep up`).")
+        codec = DocumentCodec(schema[2])
+        try:
+            return {key: codec.decode(codec.encode(text)) for key, text in evaluate(conn, flow).items()}
+        except (KeyError, Unencodable) as exc:
+            raise FlowError(
+                "CHANGED", f"The rows of flow {flow.name} do not fit its topic's schema: {exc}.",
+                "Restart the worker: the flow's file has changed since it started.",
+            ) from None  # fmt: skip
+
+
+def decoder(registry: RegistryClient, flow: Flow) -> Callable[[Record], Document]:
+    """What reads the records of a flow's topic; raises `VerifyFailed` for bytes that are no document."""
+
+    def decode(record: Record) -> Document:
+        try:
+            return waiting_of(record, flow.name, registry.schema).document
+        except ValueError as exc:
+            place = f"{record.topic} [{record.partition}] at offset {record.offset}"
+            raise VerifyFailed(f"{place} is no document of flow {flow.name}: {exc}.") from None
+
+    return decode
+
+
+def emitted_batch(settings: Settings, source: str) -> int:
+    """Number of the last journal entry whose documents are all in Kafka; 0: none.
+
+    Raises:
+        InstepError, ConnectionError: the worker's state or Kafka does not answer.
+    """
+    found = status(settings, source)
+    return int(found["emitted_journal_batch"])
