@@ -67,9 +67,13 @@ class Batch:
         self.changes += 1
 
     def reach(self, position: Position, committed_us: int) -> None:
-        """The batch goes up to this position now."""
+        """A change at this position is in the batch now."""
         if self.first is None:
             self.first, self.first_commit_us = position, committed_us
+        self.last, self.last_commit_us = position, committed_us
+
+    def pass_by(self, position: Position, committed_us: int) -> None:
+        """Nothing more comes up to this position."""
         self.last, self.last_commit_us = position, committed_us
 
 
@@ -99,7 +103,7 @@ class Origin:
             timeline=self.timeline,
             first=batch.first or batch.last,
             last=batch.last,
-            first_commit_us=batch.first_commit_us,
+            first_commit_us=batch.first_commit_us or batch.last_commit_us,
             last_commit_us=batch.last_commit_us,
             ends=dict(ends),
             starts=dict(starts),

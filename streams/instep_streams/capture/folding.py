@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from instep.change import ABSENT, POSITION_HEADER, Op, Position, Row
@@ -51,7 +51,9 @@ class Schemas:
 class Coverage:
     """Which journal entry a record belongs to, and what the entries count."""
 
-    def __init__(self, journal: Iterable[JournalEntry]) -> None:
+    def __init__(self, journal: Sequence[JournalEntry]) -> None:
+        self.last = journal[-1].last if journal else Position(0, 0)
+        """Records behind this position were written after the journal was read."""
         self._ranges: dict[TopicPartition, list[tuple[int, int, int]]] = {}
         self._expected: dict[tuple[int, str], Counts] = {}
         for entry in journal:
@@ -124,10 +126,12 @@ class TableFold:
         found: Counter[tuple[int, str]] = Counter()
         seen: set[tuple[Position, int, bytes | None, str]] = set()
         for record in records:
-            self.records += 1
-            batch = self._covered(record)
             headers = dict(record.headers)
             position = Position.unpack(headers[POSITION_HEADER])
+            if position > self._coverage.last:
+                continue
+            self.records += 1
+            batch = self._covered(record)
             previous = before.get(record.partition)
             if record.value is None:
                 self._check_tombstone(record, previous)

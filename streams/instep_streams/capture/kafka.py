@@ -11,7 +11,7 @@ from instep.failpoints import hit
 from instep.journal import JournalEntry, TopicPartition
 from instep.settings import KafkaSettings
 from instep.topics import capture_dead_letter_topic, journal_topic
-from instep_connectors.kafka import OutRecord, Publisher, TopicSpec, ensure_topics, last_record, topics
+from instep_connectors.kafka import OutRecord, Publisher, TopicSpec, ensure_topics, last_record, partitions
 from instep_schemas.records import decode_journal, encode_journal, frame, unframe
 from instep_streams.capture.batch import Batch, Origin
 
@@ -36,10 +36,10 @@ def ensure_own_topics(kafka: KafkaSettings, source: str) -> None:
     )
 
 
-def ensure_data_topic(kafka: KafkaSettings, topic: str, partitions: int) -> int:
+def ensure_data_topic(kafka: KafkaSettings, topic: str, wanted: int) -> int:
     """Create a data topic and give how many partitions it has; raises as `ensure_own_topics`."""
-    ensure_topics(kafka, [TopicSpec(topic, partitions, KEEP)])
-    return topics(kafka)[topic]
+    ensure_topics(kafka, [TopicSpec(topic, wanted, KEEP)])
+    return partitions(kafka, topic)
 
 
 def last_entry(kafka: KafkaSettings, source: str) -> JournalEntry | None:
@@ -49,7 +49,8 @@ def last_entry(kafka: KafkaSettings, source: str) -> JournalEntry | None:
         ConnectionError, TimeoutError: no broker answers.
         KafkaFault: refused.
     """
-    record = last_record(kafka, journal_topic(source))
+    topic = journal_topic(source)
+    record = last_record(kafka, topic) if partitions(kafka, topic) else None
     if record is None or record.value is None:
         return None
     return decode_journal(unframe(record.value)[1])

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from enum import Enum, auto
 
 from instep.change import format_lsn
@@ -112,11 +111,10 @@ class Session:
     def _capture(self, stack: ExitStack, server: slots.Server, last: JournalEntry | None) -> None:
         replication = self._replicate(stack)
         identity = replication.identify()
-        server = replace(server, system=identity.system, timeline=identity.timeline)
         if last is not None:
-            slots.check_identity(server, last.system, last.timeline)
+            slots.check_identity((identity.system, identity.timeline), (last.system, last.timeline))
         epoch = last.epoch if last else 1
-        origin = Origin(self._task.source, epoch, server.system, server.timeline)
+        origin = Origin(self._task.source, epoch, identity.system, identity.timeline)
         self._publisher.describe(origin, self._entry_schema, last.batch if last else 0)
         publishing = PublishingThread(self._publisher.publish, f"publish {self._task.source}")
         stack.callback(publishing.close)

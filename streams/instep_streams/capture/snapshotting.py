@@ -109,7 +109,7 @@ class Snapshotting:
 
     def _mark(self) -> None:
         """Say in the journal that a slot is about to be made."""
-        self._batch.reach(self._position, time.time_ns() // 1000)
+        self._batch.pass_by(self._position, time.time_ns() // 1000)
         self._hand(more=True)
         self._settle()
 
@@ -184,7 +184,7 @@ class Snapshotting:
         self._settle()
         batch, self._batch = self._batch, Batch()
         if batch.last is None:
-            batch.reach(self._position, self._taken_us)
+            batch.pass_by(self._position, self._taken_us)
         batch.snapshot, batch.more = True, more
         batch.snapshot_state = json.dumps(self._state) if more else ""
         self._parts.publishing.hand(batch)

@@ -20,6 +20,7 @@ from instep_connectors.postgres.publication import (
     check_publishable,
     publication_exists,
 )
+from instep_connectors.postgres.replication import ReplicationConnection
 from instep_connectors.postgres.session import connect, store_failure
 from instep_streams.capture.batch import captured_lsn
 from instep_streams.capture.kafka import last_entry
@@ -63,6 +64,7 @@ def preflight(settings: Settings, source: str) -> list[Check]:
             return checks
         store = conn[0]
         check("server", lambda: _check_server(store, own))
+        check("replication", lambda: _check_replication(own, source))
         check("slot", lambda: _check_slot(store, own, source))
         if check("publication", lambda: _check_publication(store, own)) and publication_exists(store, own.publication):
             check("tables", lambda: _check_readable(store, check_publication(store, own.publication, own.tables)))
@@ -91,6 +93,13 @@ def _words(exc: Exception) -> tuple[str, str]:
 
 def _check_server(store: slots.Connection, own: SourceSettings) -> None:
     slots.check_server(slots.read_server(store), slots.read_slot(store, own.slot) is not None)
+
+
+def _check_replication(own: SourceSettings, source: str) -> None:
+    """A replication connection has its own lines in pg_hba.conf, and its own right."""
+    replication = ReplicationConnection(own.dsn.reveal(), f"instep check {source}")
+    replication.identify()
+    replication.close()
 
 
 def _check_slot(store: slots.Connection, own: SourceSettings, source: str) -> None:

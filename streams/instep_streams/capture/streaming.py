@@ -157,7 +157,7 @@ class Streaming:
         if self._passed > self._confirmed and (quiet or self._asked):
             # The server has nothing for us up to there. The journal must say so before the slot does: what the slot
             # has confirmed is never ahead of the journal, so a slot that is ahead was not moved by us.
-            self._transactions.batch.reach(Position(self._epoch, self._passed - 1, 0), time.time_ns() // 1000)
+            self._transactions.batch.pass_by(Position(self._epoch, self._passed - 1, 0), time.time_ns() // 1000)
             self._publishing.hand(self._transactions.take())
         elif quiet:
             self._moved_at = now

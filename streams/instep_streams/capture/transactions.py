@@ -126,11 +126,11 @@ class Transactions:
             return
         if self._ours:
             self.due = True
-            self.batch.reach(Position(self._epoch, self._lsn, self._seq), self._committed_us)
+            self.batch.pass_by(Position(self._epoch, self._lsn, self._seq), self._committed_us)
         elif self._unfinished == self._lsn and self.batch.last is None:
             # all of it is in the journal, which does not know yet that it ends there
             self.due = True
-            self.batch.reach(Position(self._epoch, self._lsn, max(self._seq - 1, 0)), self._committed_us)
+            self.batch.pass_by(Position(self._epoch, self._lsn, max(self._seq - 1, 0)), self._committed_us)
 
     def _relation(self, message: pgoutput.RelationMessage, lsn: int) -> None:
         self._tables[message.oid] = self._describe(message)

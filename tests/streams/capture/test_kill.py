@@ -1,0 +1,165 @@
+"""Capture killed anywhere, under load: a read_committed reader sees every change exactly once, in order per key."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from tests.streams.capture.conftest import MakeShop
+from tests.streams.capture.harness import Killable, Shop, until
+
+from instep.change import POSITION_HEADER, Op, Position
+
+COUNTERS = "CREATE TABLE counters (id int PRIMARY KEY, life int NOT NULL, version int NOT NULL, pad text)"
+HISTORY = """
+CREATE TABLE history (n bigserial PRIMARY KEY, id int, life int, version int);
+CREATE FUNCTION remember() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  INSERT INTO history (id, life, version) VALUES (NEW.id, NEW.life, NEW.version); RETURN NULL; END $$;
+CREATE TRIGGER remember AFTER INSERT OR UPDATE ON counters FOR EACH ROW EXECUTE FUNCTION remember()"""
+
+
+class Load:
+    """Writers that count each row's versions up; deletes and key reuse start a new life."""
+
+    def __init__(self, shop: Shop, seed: int, writers: int = 2) -> None:
+        self._shop, self._stop = shop, threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(seed + n, n, writers)) for n in range(writers)]
+
+    def _run(self, seed: int, number: int, writers: int) -> None:
+        dice = random.Random(seed)
+        life = number
+        with psycopg.connect(self._shop.dsn) as conn:
+            while not self._stop.is_set():
+                for _ in range(dice.choice((1, 1, 2, 5, 60))):
+                    key = dice.randint(0, 40) * writers + number  # each writer has its own keys: no deadlocks
+                    life += writers
+                    conn.execute(
+                        "INSERT INTO counters VALUES (%s, %s, 1, 'x') ON CONFLICT (id)"
+                        " DO UPDATE SET version = counters.version + 1",
+                        (key, life),
+                    )
+                    if dice.random() < 0.05:
+                        conn.execute("DELETE FROM counters WHERE id = %s", (key,))
+                if dice.random() < 0.9:
+                    conn.commit()
+                else:
+                    conn.rollback()
+                self._stop.wait(0.005)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            for thread in self._threads:
+                thread.join()
+
+
+def batches(shop: Shop) -> int:
+    last = shop.last()
+    return last.batch if last else 0
+
+
+def assert_every_version_once_and_in_order(shop: Shop) -> None:
+    with shop.store() as conn:
+        rows = conn.execute("SELECT id, life, version FROM history ORDER BY n").fetchall()
+    written: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for key, life, version in rows:
+        written[key].append((life, version))
+    changes = [
+        (Position.unpack(dict(record.headers)[POSITION_HEADER]), envelope.after)
+        for record, envelope in shop.changes("public.counters")
+        if envelope and envelope.op in (Op.CREATE, Op.UPDATE) and envelope.after
+    ]
+    captured: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for _, after in sorted(changes, key=lambda change: change[0]):
+        captured[int(str(after["id"]))].append((int(str(after["life"])), int(str(after["version"]))))
+    assert captured == written
+
+
+def test_every_change_arrives_exactly_once_over_many_kills(make_shop: MakeShop) -> None:
+    shop = make_shop(COUNTERS, HISTORY, batch_changes=50, tables=("public.counters",))
+    dice = random.Random(15)
+    with shop.capturing():
+        pass
+    deaths = 0
+    places = ["begun", "before_entry", "committed"]
+    with Load(shop, 7).running():
+        for place in [f"capture.{p}=kill@{n}" for p in places for n in (1, 4)]:
+            process = Killable(shop, place)
+            until(lambda process=process: not process.alive, 40, f"{place} kills")
+            assert process.close() == -9
+            deaths += 1
+        for _ in range(9):
+            at = batches(shop) + dice.randint(1, 12)
+            process = Killable(shop)
+            until(lambda at=at: batches(shop) >= at, 40, f"entry {at}")
+            process.kill()
+            deaths += 1
+    with shop.capturing() as running:
+        shop.await_captured(running)
+        audit = shop.audit()
+    assert deaths == 15
+    assert audit.ok, audit.problems
+    assert audit.changes > 300
+    assert_every_version_once_and_in_order(shop)
+
+
+def test_a_snapshot_killed_in_the_middle_is_made_again_and_forgets_rows_deleted_since(make_shop: MakeShop) -> None:
+    shop = make_shop(
+        "CREATE TABLE t (id int PRIMARY KEY, a text)",
+        "INSERT INTO t SELECT i, 'x' FROM generate_series(1, 1000) i",
+        batch_changes=100,
+    )
+    for hit in (3, 6):
+        process = Killable(shop, f"capture.snapshot=kill@{hit}")
+        assert process.wait(40) == -9
+        process.close()
+        shop.execute(f"DELETE FROM t WHERE id % 10 = {hit}", f"UPDATE t SET a = 'after {hit}' WHERE id % 10 = 1")
+    with shop.capturing() as running:
+        shop.await_captured(running)
+        audit = shop.audit()
+    assert audit.ok, audit.problems
+    assert audit.rows == 800
+    journal = shop.journal()
+    # nothing may be shown before the one complete snapshot
+    complete = [entry for entry in journal if entry.snapshot and not entry.more]
+    assert len(complete) == 1
+    assert all(entry.more for entry in journal[: journal.index(complete[0])])
+
+
+@pytest.mark.parametrize("when", ["capture.begun", "capture.before_entry"])
+def test_a_first_start_killed_at_its_marker_starts_again(make_shop: MakeShop, when: str) -> None:
+    shop = make_shop("CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (1)")
+    process = Killable(shop, f"{when}=kill@1")
+    assert process.wait(40) == -9
+    process.close()
+    with shop.capturing():
+        audit = shop.audit()
+    assert audit.ok, audit.problems
+    assert audit.rows == 1
+
+
+def test_sigterm_ends_in_time_with_what_was_published_confirmed(make_shop: MakeShop) -> None:
+    shop = make_shop("CREATE TABLE t (id int PRIMARY KEY)")
+    process = Killable(shop)
+    try:
+        shop.await_captured()
+        shop.execute("INSERT INTO t SELECT generate_series(1, 100)")
+        entry = shop.await_captured()
+    finally:
+        code = process.terminate()
+    assert code == 0
+    confirmed = shop.value(
+        f"SELECT confirmed_flush_lsn - '0/0' FROM pg_replication_slots WHERE slot_name = '{shop.slot}'"
+    )
+    assert confirmed >= entry.last.lsn
+    assert "stopped at" in process.log
