@@ -210,11 +210,14 @@ class _Printer:
         inner, _, bare = full.rpartition(".")
         return full if self._normalize or inner != space else bare
 
-    def _named(self, node: Mapping[str, Any], space: str) -> dict[str, Any]:
+    def _named(self, node: Mapping[str, Any], space: str) -> Any:
         kind = node["type"]
         inner, name = _qualify(node, space)
-        self._seen.add(_fullname(inner, name))
-        printed: dict[str, Any] = {"type": kind, "name": _fullname(inner, name) if self._normalize else name}
+        full = _fullname(inner, name)
+        if full in self._seen and full in self._definitions:  # written out already, where it was used first
+            return full if inner != space else name
+        self._seen.add(full)
+        printed: dict[str, Any] = {"type": kind, "name": full if self._normalize else name}
         if not self._normalize and inner != space:
             printed["namespace"] = inner
         if node.get("doc") is not None:
