@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from instep.relation import Column, Relation, ReplicaIdentity
 from instep_schemas import standins
-from instep_schemas.mapping import Avro, Mapped, map_column, named
+from instep_schemas.mapping import Avro, Mapped, domain_base, labels_of, map_column, named
 from instep_schemas.wire import Unsupported, WireOptions, adjusted_name, adjusted_namespace, column_matches
 
 SNAPSHOT_MARKERS: Final = "true,first,first_in_data_collection,last_in_data_collection,last,false,incremental"
@@ -147,12 +147,12 @@ def _key_record(namespace: str, fields: Iterable[Field], options: WireOptions) -
         "type": "record",
         "name": "Key",
         "namespace": namespace,
-        "fields": [_avro_field(field, options) for field in fields],
+        "fields": [_avro_field(field) | _own_name(field, options) for field in fields],
         "connect.name": f"{namespace}.Key",
     }
 
 
-def _avro_field(field: Field, options: WireOptions) -> dict[str, Any]:
+def _avro_field(field: Field) -> dict[str, Any]:
     avro, default = field.mapped.avro, None
     if field.default is not None:
         default = standins.json_default(avro, field.default)
@@ -164,16 +164,30 @@ def _avro_field(field: Field, options: WireOptions) -> dict[str, Any]:
     else:
         avro = _with_default(avro, default)
         shown |= {"type": [avro, "null"] if field.optional else avro, "default": default}
-    if options.profile == "native":
-        shown |= _native_attributes(field)
     return shown
 
 
-def _native_attributes(field: Field) -> dict[str, Any]:
-    attributes: dict[str, Any] = {"pg.type": field.column.sql_type}
-    if field.name != field.column.name:
-        attributes["pg.name"] = field.column.name
-    return attributes
+def _own_name(field: Field, options: WireOptions) -> dict[str, Any]:
+    """The column's name where Avro's differs.
+
+    All that a key's field tells besides its type: whatever changes a key's schema moves its rows to other partitions.
+    """
+    own = options.profile == "native" and field.name != field.column.name
+    return {"pg.name": field.column.name} if own else {}
+
+
+def _native_attributes(field: Field, options: WireOptions) -> dict[str, Any]:
+    """What the replica needs to make the column again."""
+    if options.profile != "native":
+        return {}
+    column = field.column
+    attributes = {
+        "pg.type": column.sql_type,
+        "pg.labels": list(labels_of(column.type)),
+        "pg.base": domain_base(column.type),
+        "pg.default": standins.constant_default(column),
+    }
+    return {name: value for name, value in attributes.items() if value not in (None, [])} | _own_name(field, options)
 
 
 def _with_default(avro: Avro, default: object) -> dict[str, Any]:
@@ -190,7 +204,7 @@ def _envelope(namespace: str, relation: Relation, fields: tuple[Field, ...], opt
         "type": "record",
         "name": "Value",
         "namespace": namespace,
-        "fields": [_avro_field(field, options) for field in fields],
+        "fields": [_avro_field(field) | _native_attributes(field, options) for field in fields],
         "connect.name": f"{namespace}.Value",
     }
     if options.profile == "native":

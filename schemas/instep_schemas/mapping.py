@@ -97,6 +97,36 @@ def base_type(kind: Type, modifier: int) -> tuple[Type, int]:
     return kind, modifier
 
 
+def labels_of(kind: Type) -> tuple[str, ...]:
+    """An enum's labels in order, also of an array of it."""
+    element = kind.element if kind.kind is TypeKind.ARRAY and kind.element else kind
+    return element.labels
+
+
+def domain_base(kind: Type) -> str | None:
+    """SQL text of the type a domain (or an array's domain) stands on; `text` when that is not built in."""
+    domain = kind.element if kind.kind is TypeKind.ARRAY and kind.element else kind
+    if domain.kind is not TypeKind.DOMAIN:
+        return None
+    base, modifier = base_type(domain, -1)
+    element = base.element if base.kind is TypeKind.ARRAY and base.element else base
+    if element.schema != "pg_catalog":
+        return "text"
+    brackets = "[]" if element is not base else ""
+    return f'"{element.name}"{_sql_modifier(element.name, modifier)}{brackets}'
+
+
+def _sql_modifier(name: str, modifier: int) -> str:
+    if modifier == -1:
+        return ""
+    if name == "numeric":
+        precision, scale = numeric_modifier(modifier)
+        return f"({precision},{scale})"
+    if name in ("varchar", "bpchar"):
+        return f"({modifier - 4})"
+    return f"({modifier})" if name in ("bit", "varbit", "time", "timetz", "timestamp", "timestamptz") else ""
+
+
 def numeric_modifier(modifier: int) -> tuple[int, int]:
     """Precision and scale (may be negative) of a numeric's type modifier."""
     packed = modifier - 4

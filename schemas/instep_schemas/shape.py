@@ -18,11 +18,17 @@ class ColumnShape(NamedTuple):
         name: PostgreSQL's, unquoted.
         type: SQL text; a type outside pg_catalog is schema-qualified.
         not_null: declared NOT NULL (or a key column).
+        labels: an enum's labels in order, also of an array of it; empty where the schema does not tell.
+        base: a domain's base type (an array's domain's), None for other types.
+        default: a constant default as PostgreSQL text, None for none, a computed or an unknown one.
     """
 
     name: str
     type: str
     not_null: bool
+    labels: tuple[str, ...] = ()
+    base: str | None = None
+    default: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +114,14 @@ def _column(field: dict[str, Any]) -> ColumnShape:
     nullable = isinstance(avro, list)
     if nullable:
         avro = next(each for each in avro if each != "null")
-    return ColumnShape(column_name(field), field.get("pg.type") or sql_type(avro), not nullable)
+    return ColumnShape(
+        column_name(field),
+        field.get("pg.type") or sql_type(avro),
+        not nullable,
+        tuple(field.get("pg.labels", ())),
+        field.get("pg.base"),
+        field.get("pg.default"),
+    )
 
 
 def sql_type(avro: Avro) -> str:

@@ -23,7 +23,7 @@ _ZERO_TEXT: Final = {
 _ZERO: Final = {"int": b"\x00", "long": b"\x00", "boolean": b"\x00", "float": bytes(4), "double": bytes(8)}
 _ZERO_DECIMAL: Final = b"\x02\x00"
 
-_LITERAL = re.compile(r"B?'((?:[^']|'')*)'(?:::.*)?", re.DOTALL)
+_LITERAL = re.compile(r"B?'((?:[^']|'')*)'(?:::[\w .,\"\[\]()]+)?")
 _CALL = re.compile(r"\(?[A-Za-z0-9_.\"]+\(.*\).*|CURRENT_\w+.*|LOCALTIME.*", re.DOTALL)
 _PLAIN = re.compile(r"\(?(-?[0-9.]+|true|false)\)?(?:::.*)?")
 _DEFAULTABLE: Final[dict[str, str]] = {
@@ -112,13 +112,19 @@ def default_text(column: Column, base: str) -> bytes | None:
     zero_text = _DEFAULTABLE.get(base)
     if expression is None or zero_text is None:
         return None
-    literal = _LITERAL.fullmatch(expression)
+    constant = constant_default(column)
+    if constant is not None:
+        return constant.encode()
+    return zero_text.encode() if _CALL.fullmatch(expression) else None
+
+
+def constant_default(column: Column) -> str | None:
+    """A default that is a plain constant, as PostgreSQL text; None for computed ones and for none."""
+    literal = _LITERAL.fullmatch(column.default or "")
     if literal is not None:
-        return literal[1].replace("''", "'").encode()
-    if _CALL.fullmatch(expression):
-        return zero_text.encode()
-    plain = _PLAIN.fullmatch(expression)
-    return plain[1].encode() if plain is not None else None
+        return literal[1].replace("''", "'")
+    plain = _PLAIN.fullmatch(column.default or "")
+    return None if plain is None else plain[1]
 
 
 def default_bytes(column: Column, mapped: Mapped) -> bytes | None:

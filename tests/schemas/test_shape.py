@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.schemas.samples import LOSSY, SAMPLES, UNMAPPED, base, column_of, relation_of
+from tests.schemas.samples import LOSSY, MOOD, SAMPLES, UNMAPPED, array, base, column_of, relation_of
 
-from instep.relation import Column
+from instep.relation import Column, Type, TypeKind
 from instep_schemas.derive import derive
 from instep_schemas.shape import TableShape, shape_of, sql_type
 from instep_schemas.wire import WireOptions
@@ -25,7 +25,7 @@ def test_native_shapes_are_exact(name: str) -> None:
     column = column_of(0, sample, not_null=True) if sample else Column("c0", UNMAPPED[name], sql_type="public.x")
     told = shape([column], NATIVE)
     assert (told.schema, told.table, told.key, told.identity) == ("public", "things", ("id",), ("id",))
-    assert told.columns == (("id", "integer", True), ("c0", column.sql_type, sample is not None))
+    assert [each[:3] for each in told.columns] == [("id", "integer", True), ("c0", column.sql_type, sample is not None)]
 
 
 NEAREST = {
@@ -56,7 +56,36 @@ NEAREST = {
 def test_debeziums_shapes_are_the_nearest(name: str) -> None:
     told = shape([column_of(0, (SAMPLES | LOSSY)[name], not_null=False)], DEBEZIUM)
     assert (told.schema, told.table, told.key, told.identity) == ("public", "things", ("id",), None)
-    assert told.columns == (("id", "integer", True), ("c0", NEAREST[name], False))
+    assert [each[:3] for each in told.columns] == [("id", "integer", True), ("c0", NEAREST[name], False)]
+
+
+def test_native_shapes_tell_labels_bases_and_constant_defaults() -> None:
+    code = Type(1, "public", "code", TypeKind.DOMAIN, element=base("varchar"), modifier=11)
+    codes = Type(3, "public", "codes", TypeKind.DOMAIN, element=array(base("int4")))
+    moods = Type(4, "public", "feeling", TypeKind.DOMAIN, element=MOOD)
+    columns = [
+        Column("a", MOOD, default="'ok'::public.mood", sql_type="public.mood"),
+        Column("b", array(MOOD), sql_type="public.mood[]"),
+        Column("c", Type(2, "public", "short", TypeKind.DOMAIN, element=code), sql_type="public.short"),
+        Column("d", array(code), default="'{}'::public.code[]", sql_type="public.code[]"),
+        Column("e", codes, sql_type="public.codes"),
+        Column("f", moods, sql_type="public.feeling"),
+        Column("g", base("timestamptz"), default="now()", sql_type="timestamp with time zone"),
+        Column("h", base("numeric"), default="'-1.5'::numeric", sql_type="numeric"),
+    ]
+    told = {each.name: each[3:] for each in shape(columns, NATIVE).columns}
+    assert told == {
+        "id": ((), None, None),
+        "a": (MOOD.labels, None, "ok"),
+        "b": (MOOD.labels, None, None),
+        "c": ((), '"varchar"(7)', None),
+        "d": ((), '"varchar"(7)', "{}"),
+        "e": ((), '"int4"[]', None),
+        "f": ((), "text", None),
+        "g": ((), None, None),
+        "h": ((), None, "-1.5"),
+    }
+    assert {each[3:] for each in shape(columns, DEBEZIUM).columns} == {((), None, None)}
 
 
 def test_keys_keep_their_order_and_names() -> None:

@@ -110,7 +110,9 @@ def test_the_store_takes_back_what_it_gave(store: str, sql_type: str) -> None:
         came = carried(relation, told)
         assert came == told
         shape = shape_of(None, compile_encoder(relation, NATIVE).schemas.value_text)
-        assert shape.columns[1] == ("v", sql_type, False)
+        assert shape.columns[1][:3] == ("v", sql_type, False)
+        if shape.columns[1].base:
+            conn.execute(f"CREATE DOMAIN public.again AS {shape.columns[1].base}")
         wrong = conn.execute(
             f"SELECT count(*) FROM public.things t, unnest(%s::text[]) WITH ORDINALITY u(text, number) "
             f"WHERE t.id = u.number - 1 AND t.v::text IS DISTINCT FROM (u.text::{sql_type})::text",
