@@ -69,6 +69,7 @@ class Snapshotting:
         self._state: dict[str, str | int] = {"slot": task.own.slot}
         self._position = Position(parts.epoch, 0, 0)
         self._taken_us = 0
+        self._stamp = time_stamp(time.time_ns())
         self._last: JournalEntry | None = None
         self._slot_seen = self._told = time.monotonic()
 
@@ -125,7 +126,7 @@ class Snapshotting:
             tables = [(p, self._parts.tables.captured(relations[p.oid])) for p in self._published]
             if clear:
                 for _, table in tables:
-                    add_truncate(self._batch, table, source, new.lsn, time_stamp(time.time_ns()), self._next())
+                    add_truncate(self._batch, table, source, new.lsn, self._stamp, self._next())
             for published, table in tables:
                 self._state |= {"table": table.name, "rows": self._rows}
                 rows = snapshot.rows(published, table.encoder.relation)
@@ -157,8 +158,6 @@ class Snapshotting:
 
     def _add(self, table: CapturedTable, row: TextRow, source: SourceBlock, lsn: int) -> CapturedTable:
         batch, position = self._batch, self._next()
-        if not batch.records or batch.changes % 500 == 0:
-            self._stamp = time_stamp(time.time_ns())
         try:
             key, value, _ = table.encoder.records(Op.READ, None, row, source, lsn, self._stamp)[0]
         except Unencodable as fault:
@@ -183,6 +182,7 @@ class Snapshotting:
         """Hand the batch over as soon as the one before it is in Kafka."""
         self._settle()
         batch, self._batch = self._batch, Batch()
+        self._stamp = time_stamp(time.time_ns())
         if batch.last is None:
             batch.pass_by(self._position, self._taken_us)
         batch.snapshot, batch.more = True, more

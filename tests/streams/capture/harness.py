@@ -215,9 +215,10 @@ class Killable:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def wait(self, seconds: float = 30.0) -> int:
-        self._process.wait(seconds)
-        return self._process.returncode
+    def dies(self, seconds: float = 40.0) -> None:
+        """Wait until its failpoint kills it."""
+        until(lambda: not self.alive, seconds, "the failpoint kills")
+        assert self.close() == -signal.SIGKILL, self.log
 
     def kill(self) -> None:
         self._process.send_signal(signal.SIGKILL)

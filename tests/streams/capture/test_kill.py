@@ -63,9 +63,15 @@ class Load:
                 thread.join()
 
 
-def batches(shop: Shop) -> int:
-    last = shop.last()
-    return last.batch if last else 0
+def await_entries(shop: Shop, more: int) -> None:
+    """Wait for so many further journal entries."""
+
+    def batch() -> int:
+        last = shop.last()
+        return last.batch if last else 0
+
+    wanted = batch() + more
+    until(lambda: batch() >= wanted, 40, f"journal entry {wanted}")
 
 
 def assert_every_version_once_and_in_order(shop: Shop) -> None:
@@ -94,14 +100,11 @@ def test_every_change_arrives_exactly_once_over_many_kills(make_shop: MakeShop) 
     places = ["begun", "before_entry", "committed"]
     with Load(shop, 7).running():
         for place in [f"capture.{p}=kill@{n}" for p in places for n in (1, 4)]:
-            process = Killable(shop, place)
-            until(lambda process=process: not process.alive, 40, f"{place} kills")
-            assert process.close() == -9
+            Killable(shop, place).dies()
             deaths += 1
         for _ in range(9):
-            at = batches(shop) + dice.randint(1, 12)
             process = Killable(shop)
-            until(lambda at=at: batches(shop) >= at, 40, f"entry {at}")
+            await_entries(shop, dice.randint(1, 12))
             process.kill()
             deaths += 1
     with shop.capturing() as running:
@@ -120,9 +123,7 @@ def test_a_snapshot_killed_in_the_middle_is_made_again_and_forgets_rows_deleted_
         batch_changes=100,
     )
     for hit in (3, 6):
-        process = Killable(shop, f"capture.snapshot=kill@{hit}")
-        assert process.wait(40) == -9
-        process.close()
+        Killable(shop, f"capture.snapshot=kill@{hit}").dies()
         shop.execute(f"DELETE FROM t WHERE id % 10 = {hit}", f"UPDATE t SET a = 'after {hit}' WHERE id % 10 = 1")
     with shop.capturing() as running:
         shop.await_captured(running)
@@ -139,9 +140,7 @@ def test_a_snapshot_killed_in_the_middle_is_made_again_and_forgets_rows_deleted_
 @pytest.mark.parametrize("when", ["capture.begun", "capture.before_entry"])
 def test_a_first_start_killed_at_its_marker_starts_again(make_shop: MakeShop, when: str) -> None:
     shop = make_shop("CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (1)")
-    process = Killable(shop, f"{when}=kill@1")
-    assert process.wait(40) == -9
-    process.close()
+    Killable(shop, f"{when}=kill@1").dies()
     with shop.capturing():
         audit = shop.audit()
     assert audit.ok, audit.problems
