@@ -13,9 +13,9 @@ from instep_schemas.registry.subjects import DEFAULT_CONTEXT, context_of, join
 # ---- deletions ----------------------------------------------------------------------------------------------------
 
 
-def _check_writable(store: Store, subject: str) -> None:
+def _check_writable(store: Store, subject: str | None) -> None:
     if store.effective_mode(subject) in READ_ONLY:
-        raise refusals.not_permitted(f"Subject {subject} is in read-only mode")
+        raise refusals.not_permitted(f"Subject {subject or '(all)'} is in read-only mode")
 
 
 def delete_subject(store: Store, subject: str, *, permanent: bool) -> Decision:
@@ -107,8 +107,7 @@ def set_config(store: Store, subject: str | None, update: Mapping[str, Any]) -> 
     Raises:
         Refusal: 42205.
     """
-    if subject is not None:
-        _check_writable(store, subject)
+    _check_writable(store, subject)
     merged = {k: v for k, v in {**(store.config(subject) or {}), **update}.items() if v is not None}
     return Decision(config_body(update, "compatibility"), (Entry(Key(Keytype.CONFIG, subject), merged),))
 
@@ -117,8 +116,9 @@ def delete_config(store: Store, subject: str | None, *, recursive: bool = False)
     """Back to what holds above. The answer is what was configured.
 
     Raises:
-        Refusal: 40401 when nothing was.
+        Refusal: 40401 when nothing was, 42205.
     """
+    _check_writable(store, subject)
     old = store.config(subject)
     if old is None and subject is not None:
         raise refusals.subject_not_found(subject)

@@ -90,10 +90,12 @@ def test_the_nearest_setting_holds() -> None:
     assert [store.effective_mode(s) for s in ("a", ":.c:b")] == ["READONLY", "READWRITE"]
     with refused(42205):
         writes.set_config(store, "a", {"compatibilityLevel": "NONE"})
-    ledger.carry_out(writes.set_mode(store, None, "READONLY_OVERRIDE", force=False))
-    assert store.effective_mode(":.c:a") == "READONLY_OVERRIDE"
     ledger.carry_out(writes.delete_config(store, ":.c:", recursive=True))
     assert [level(":.c:b"), level(":.c:a")] == ["FULL", "FULL"]
+    ledger.carry_out(writes.set_mode(store, None, "READONLY_OVERRIDE", force=False))
+    assert store.effective_mode(":.c:a") == "READONLY_OVERRIDE"
+    with refused(42205):
+        writes.delete_config(store, None)
 
 
 def test_a_field_is_changed_alone_and_cleared_by_null() -> None:
