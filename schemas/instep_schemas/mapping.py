@@ -67,6 +67,7 @@ class Mapped:
         codec: name in `instep_schemas.values.CODECS`.
         scale: decimals: digits after the point; timestamptz: digits of the fraction; bit: the length.
         item: an array's items.
+        labels: an enum's, where they are checked (native profile).
         base: PostgreSQL's name of the base type, domains unwrapped.
     """
 
@@ -74,6 +75,7 @@ class Mapped:
     codec: str
     scale: int = 0
     item: Mapped | None = None
+    labels: tuple[str, ...] = ()
     base: str = field(default="", compare=False)
 
 
@@ -153,7 +155,8 @@ def _map(kind: Type, modifier: int, options: WireOptions) -> Mapped | None:
         return _map_array(kind, modifier, options)
     if kind.kind is TypeKind.ENUM:
         allowed = {"allowed": ",".join(kind.labels)}
-        return Mapped(named("string", "io.debezium.data.Enum", allowed), "text", base="enum")
+        codec = "label" if options.profile == "native" else "text"
+        return Mapped(named("string", "io.debezium.data.Enum", allowed), codec, labels=kind.labels, base="enum")
     if kind.kind not in (TypeKind.BASE, TypeKind.RANGE):
         return None
     if kind.schema != "pg_catalog" and kind.name not in _EXTENSION_TYPES:

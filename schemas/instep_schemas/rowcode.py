@@ -14,7 +14,7 @@ from instep_schemas import standins
 from instep_schemas.derive import Field
 from instep_schemas.values import BOOLEANS, MEMOISED, Codec, Memo, codec_of
 from instep_schemas.varint import LENGTH, SOME_LENGTH, counted
-from instep_schemas.wire import Refused, Unencodable, WireOptions
+from instep_schemas.wire import Refused, RefusedLabel, Unencodable, UnknownLabel, WireOptions
 
 Cell = bytes | None | Absent
 Tuple = Sequence[Cell]
@@ -37,7 +37,7 @@ class Cells:
             limit = field.truncated
             self.codec = lambda text: counted(text.decode()[:limit].encode())
         self.placeholder = standins.placeholder(field.mapped.avro, options.unavailable)
-        if options.profile == "native" and self.placeholder is not None:
+        if options.profile == "native" and self.placeholder is not None and field.mapped.codec != "label":
             self.codec = _guarded(self.codec, self.placeholder)
         defaulted = field.optional and field.default is not None
         self._some, self._none = (_NULL, _SOME) if defaulted else (_SOME, _NULL)
@@ -87,7 +87,7 @@ class Cells:
         try:
             return self.some(self.codec(cell))
         except (ValueError, LookupError) as exc:
-            raise Unencodable(name, _reason(exc)) from exc
+            raise _unencodable(name, exc) from exc
 
     def before(self, row: Tuple) -> bytes:
         """This column of an old row."""
@@ -101,12 +101,14 @@ class Cells:
         try:
             return codec_of(self.field.mapped)(cell)
         except (ValueError, LookupError) as exc:
-            raise Unencodable(self.field.column.name, _reason(exc)) from exc
+            raise _unencodable(self.field.column.name, exc) from exc
 
 
-def _reason(exc: Exception) -> str:
+def _unencodable(column: str, exc: Exception) -> Unencodable:
     """Only our own words: Python's own messages quote the value."""
-    return str(exc) if isinstance(exc, Refused) else "it is not the text of its type"
+    if isinstance(exc, RefusedLabel):
+        return UnknownLabel(column, str(exc))
+    return Unencodable(column, str(exc) if isinstance(exc, Refused) else "it is not the text of its type")
 
 
 def _guarded(codec: Codec, placeholder: bytes) -> Codec:

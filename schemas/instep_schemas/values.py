@@ -15,7 +15,7 @@ from typing import Final
 from instep_schemas import civil, literals
 from instep_schemas.mapping import Mapped
 from instep_schemas.varint import LENGTH, counted, long, pack_double, pack_float, unsigned
-from instep_schemas.wire import Refused
+from instep_schemas.wire import Refused, RefusedLabel
 
 Codec = Callable[[bytes], bytes]
 
@@ -279,6 +279,18 @@ def timestamp_iso(text: bytes) -> bytes:
     return counted(text.replace(b" ", b"T", 1) + b"Z")
 
 
+class _Labels(dict[bytes, bytes]):
+    """An enum's labels, encoded."""
+
+    def __missing__(self, text: bytes) -> bytes:
+        raise RefusedLabel("it is a label that the enum did not have when the table was described")
+
+
+def label(mapped: Mapped) -> Codec:
+    """An enum's label; one that the type did not have yet is refused."""
+    return _Labels({text.encode(): counted(text.encode()) for text in mapped.labels}).__getitem__
+
+
 def array(mapped: Mapped) -> Codec:
     """A one-dimensional array of nullable items."""
     if mapped.item is None:
@@ -330,6 +342,7 @@ _PARAMETRIC: Final[dict[str, Callable[[Mapped], Codec]]] = {
     "decimal": decimal,
     "money": money,
     "zoned": zoned,
+    "label": label,
     "array": array,
 }
 MEMOISED: Final = frozenset({"decimal", "date", "variable", "time_ms"})

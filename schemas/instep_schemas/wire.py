@@ -39,6 +39,17 @@ class Unencodable(InstepError):
         self.reason = reason
 
 
+class UnknownLabel(Unencodable):
+    """An enum's value that its type did not have when the table was described.
+
+    ALTER TYPE … ADD VALUE sends no RELATION: describe the table again from the catalog, and encode the change again.
+    """
+
+
+class RefusedLabel(Refused):
+    """What a codec raises for `UnknownLabel`."""
+
+
 class Unsupported(InstepError):
     """A table whose columns cannot be told apart in Avro (their adjusted names collide)."""
 

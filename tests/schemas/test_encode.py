@@ -11,14 +11,14 @@ import fastavro
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.schemas.samples import LOSSY, SAMPLES, UNMAPPED, array, base, column_of, numeric, relation_of
+from tests.schemas.samples import LOSSY, MOOD, SAMPLES, UNMAPPED, array, base, column_of, numeric, relation_of
 
 from instep.change import ABSENT, Op
 from instep.relation import Column, Relation, ReplicaIdentity
 from instep_schemas.decode import compile_decoder, decode_key, decode_key_header
 from instep_schemas.encode import NEW_KEY, OLD_KEY, compile_encoder
 from instep_schemas.envelope import SourceBlock, time_stamp, transaction_block
-from instep_schemas.wire import EXCEPTIONS, UNAVAILABLE, Profile, Unencodable, Unsupported, WireOptions
+from instep_schemas.wire import EXCEPTIONS, UNAVAILABLE, Profile, Unencodable, UnknownLabel, Unsupported, WireOptions
 
 DEBEZIUM = WireOptions("shop", "inventory", "debezium")
 NATIVE = WireOptions("shop", "inventory", "native")
@@ -263,6 +263,16 @@ def test_what_cannot_be_written_names_its_column(
         records(options, relation_of(columns), Op.CREATE, None, (b"1", value))
     assert caught.value.column == "v"
     assert value is None or len(value) < 4 or value.decode() not in str(caught.value)
+
+
+@pytest.mark.parametrize("column", [Column("v", MOOD, sql_type="mood"), Column("v", array(MOOD), sql_type="mood[]")])
+def test_a_label_added_since_asks_for_another_look_at_the_table(column: Column) -> None:
+    value = b"glad" if column.type is MOOD else b"{ok,glad}"
+    with pytest.raises(UnknownLabel, match="label") as caught:
+        records(NATIVE, relation_of([column]), Op.CREATE, None, (b"1", value))
+    assert caught.value.column == "v"
+    assert "glad" not in str(caught.value)
+    assert records(DEBEZIUM, relation_of([column]), Op.CREATE, None, (b"1", value))
 
 
 CARRIED = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import fastavro
@@ -314,6 +315,8 @@ def test_the_native_profile_carries_every_value(
         relation = change.relation
         if change.op is Op.DELETE and not all(c.identity for c in relation.columns if c.name in relation.key):
             continue  # REPLICA IDENTITY USING INDEX, keyed by the primary key: see test_records
+        if name == "enum_add_value":  # capture describes the table again upon UnknownLabel
+            relation = with_labels(relation, ("a", "b", "c"))
         encoder = compile_encoder(relation, options)
         decode = compile_decoder(encoder.schemas.value_text)
         told = [
@@ -330,6 +333,14 @@ def test_the_native_profile_carries_every_value(
             known = {column.name for column in relation.columns if column.identity}
             old = texts_of(relation, change.before) or {}
             assert told[0].before == {column: old[column] if column in known else ABSENT for column in old}
+
+
+def with_labels(relation: Relation, labels: tuple[str, ...]) -> Relation:
+    enums = [
+        replace(column, type=replace(column.type, labels=labels)) if column.type.labels else column
+        for column in relation.columns
+    ]
+    return replace(relation, columns=tuple(enums))
 
 
 def texts_of(relation: Relation, row: Any) -> dict[str, Value] | None:
