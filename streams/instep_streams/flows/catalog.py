@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 DEFAULT_SCHEMA = "public"
 """Where an unqualified table name of a flow is looked up."""
+
+POSITION = "_instep_pos"
+"""Column of each replica table: number of the journal entry that brought the row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +21,19 @@ class Column:
         name: as stored, unquoted.
         sql_type: PostgreSQL's text of the type, schema-qualified outside pg_catalog.
         not_null: declared NOT NULL.
-        default: SQL text of the value that rows from before the column existed hold, None for NULL.
+        default: text of the value that rows from before the column existed hold, None for NULL.
+        labels: the labels of an enum (or of an array of one), in order.
+        base: a domain's base type as SQL text.
+        foreign: the store's type where the state database does not have it and `sql_type` is text instead.
     """
 
     name: str
     sql_type: str
     not_null: bool = False
     default: str | None = None
+    labels: tuple[str, ...] = ()
+    base: str | None = None
+    foreign: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +73,17 @@ class Table:
         """SQL type of a column."""
         return self._types[column].sql_type
 
+    def column(self, name: str) -> Column:
+        """A column by its name."""
+        return self._types[name]
+
     def not_null(self, column: str) -> bool:
         """Whether the column can never be NULL."""
         return self._types[column].not_null or column in self.key
 
+
+GIVEN = "\0"
+"""Stands for a parameter in SQL text until `query`."""
 
 Catalog = Mapping[str, Table]
 """Tables by `schema.name`."""
@@ -82,10 +99,13 @@ def quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+@lru_cache(4096)
+def query(sql: str) -> bytes:
+    """SQL text with `GIVEN` for each parameter, as psycopg wants it: a `%` of the user's stays one."""
+    return sql.replace("%", "%%").replace(GIVEN, "%s").encode()
+
+
 def literal(text: str) -> str:
     """A SQL string constant."""
-    return (
-        "'" + text.replace("'", "''") + "'"
-        if "\\" not in text
-        else "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
-    )
+    doubled = text.replace("'", "''")
+    return f"'{doubled}'" if "\\" not in text else "E'" + doubled.replace("\\", "\\\\") + "'"

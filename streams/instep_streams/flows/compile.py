@@ -100,6 +100,7 @@ def _compile(flow: Flow, catalog: Catalog) -> Plan:
                 walks[table.id].append(each)
     tables = {node.table.id: node.table for node in reader.nodes}
     needed = _needed_columns(select, tables)
+    _refuse_foreign(needed, catalog)
     return Plan(
         flow, sql, anchor, {table: tuple(each) for table, each in walks.items()}, needed,
         tuple(sorted(_indexes(branches))), _edge_texts(reader.edges), tuple(_warnings(select, reader)),
@@ -217,6 +218,14 @@ def _needed_columns(select: exp.Query, tables: dict[str, Table]) -> dict[str, tu
             if isinstance(source, exp.Table) and f"{source.db}.{source.name}" in needed:
                 needed[f"{source.db}.{source.name}"].add(column.name)
     return {table: tuple(sorted(names)) for table, names in needed.items()}
+
+
+def _refuse_foreign(needed: dict[str, tuple[str, ...]], catalog: Catalog) -> None:
+    for table, names in needed.items():
+        for name in names:
+            foreign = catalog[table].column(name).foreign
+            if foreign is not None:
+                raise refuse("TYPE", f"Column {table}.{name}", f"the state database has no type {foreign}")
 
 
 def _source_of(scope: Scope | None, alias: str) -> object:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from instep_streams.flows.blocks import Node
-from instep_streams.flows.catalog import Table, quote
+from instep_streams.flows.catalog import GIVEN, Table, quote
 from instep_streams.flows.edges import Edge
 from instep_streams.flows.refusals import refuse
 
@@ -48,8 +48,8 @@ class Walk:
 
     Attributes:
         image: SQL expressions over the row `"r"`.
-        sql: the query from image values (one text[] parameter for each) to anchor values as text; None when the image
-            is the anchor already.
+        sql: the query from image values (one text[] parameter for each, see `catalog.query`) to anchor values as text;
+            None when the image is the anchor already.
         via: the tables on the way, for people.
     """
 
@@ -142,7 +142,7 @@ def walk(path: Path, anchor: Sequence[str]) -> Walk:
     steps = path[:-1] if direct is not None else path
     select = [f'"n{path[-1][0].id}".{quote(name)}' for name in direct] if direct is not None else list(anchor)
     typed = ", ".join(f"c{i}::{start.table.type_of(name)} AS c{i}" for i, name in enumerate(first.child_columns))
-    given = ", ".join("%s::text[]" for _ in first.child_columns)
+    given = ", ".join(f"{GIVEN}::text[]" for _ in first.child_columns)
     names = ", ".join(f"c{i}" for i in range(len(first.child_columns)))
     text = ", ".join(f"({each})::text" for each in select)
     sql = f"SELECT DISTINCT {text} FROM (SELECT {typed} FROM unnest({given}) AS u({names})) AS i"

@@ -1,0 +1,169 @@
+"""The store of the differential test: a real PostgreSQL database whose changes are logged by triggers, as texts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from instep.change import Op, Position
+from instep.journal import JournalEntry
+from instep_streams.flows.catalog import Column, Table, catalog_of, quote
+from instep_streams.flows.replica import RowChange
+from instep_streams.flows.session import pin
+
+_LOG = """
+CREATE SCHEMA difftest;
+CREATE TABLE difftest.log (pos bigserial PRIMARY KEY, xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    tbl text NOT NULL, op text NOT NULL, old text[], new text[]);
+"""
+_COLUMNS = """
+SELECT n.nspname, c.relname, a.attname, a.attnotnull OR t.typnotnull,
+    CASE WHEN coalesce(tn.nspname, 'pg_catalog') = 'pg_catalog' THEN format_type(a.atttypid, a.atttypmod)
+        ELSE quote_ident(tn.nspname) || '.' || quote_ident(coalesce(e.typname, t.typname))
+            || CASE WHEN e.oid IS NOT NULL THEN '[]' ELSE '' END END,
+    coalesce(ARRAY(SELECT enumlabel::text FROM pg_enum WHERE enumtypid = coalesce(e.oid, t.oid) ORDER BY enumsortorder), '{}'),
+    CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) END,
+    a.attgenerated <> '' OR a.attidentity = 'a'
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+JOIN pg_type t ON t.oid = a.atttypid
+LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
+LEFT JOIN pg_namespace tn ON tn.oid = coalesce(e.typnamespace, t.typnamespace)
+WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'difftest')
+ORDER BY n.nspname, c.relname, a.attnum"""
+_KEYS = """
+SELECT n.nspname || '.' || c.relname, a.attname FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+CROSS JOIN unnest(i.indkey) WITH ORDINALITY k(attnum, o)
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
+WHERE i.indisprimary ORDER BY 1, k.o"""
+_REFERENCES = """
+SELECT n.nspname || '.' || c.relname, fn.nspname || '.' || f.relname,
+    ARRAY(SELECT attname::text FROM unnest(k.conkey) WITH ORDINALITY u(num, o)
+        JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.num ORDER BY u.o),
+    ARRAY(SELECT attname::text FROM unnest(k.confkey) WITH ORDINALITY u(num, o)
+        JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.num ORDER BY u.o)
+FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_class f ON f.oid = k.confrelid JOIN pg_namespace fn ON fn.oid = f.relnamespace WHERE k.contype = 'f'"""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A foreign key."""
+
+    table: str
+    target: str
+    columns: tuple[str, ...]
+    target_columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One journal entry of the differential test with its changes."""
+
+    journal: JournalEntry
+    changes: tuple[RowChange, ...]
+
+
+class Store:
+    """Applies a schema and reads back what changes.
+
+    Args:
+        dsn: an empty database.
+        schema: its DDL.
+    """
+
+    def __init__(self, dsn: str, schema: str) -> None:
+        self.conn = psycopg.connect(dsn, autocommit=True)
+        self.conn.execute(schema.encode())
+        pin(self.conn)
+        self.generated: set[tuple[str, str]] = set()
+        self.tables = self._tables()
+        rows = self.conn.execute(_REFERENCES).fetchall()
+        self.references = [Reference(table, target, tuple(own), tuple(theirs)) for table, target, own, theirs in rows]
+        self._at = 0
+        self._batch = 0
+        self._hook()
+
+    def _tables(self) -> dict[str, Table]:
+        columns: dict[tuple[str, str], list[Column]] = defaultdict(list)
+        keys: dict[str, list[str]] = defaultdict(list)
+        for schema, table, name, not_null, sql_type, labels, base, generated in self.conn.execute(_COLUMNS):
+            columns[schema, table].append(Column(name, sql_type, not_null, None, tuple(labels), base))
+            if generated:
+                self.generated.add((f"{schema}.{table}", name))
+        for table, name in self.conn.execute(_KEYS):
+            keys[table].append(name)
+        return catalog_of(
+            Table(schema, table, tuple(each), tuple(keys[f"{schema}.{table}"]))
+            for (schema, table), each in columns.items()
+        )
+
+    def _hook(self) -> None:
+        self.conn.execute(_LOG)
+        for number, table in enumerate(self.tables.values()):
+            old, new = (
+                "ARRAY[" + ", ".join(f"({row}.{quote(c.name)})::text" for c in table.columns) + "]"
+                for row in ("OLD", "NEW")
+            )
+            insert = "INSERT INTO difftest.log (tbl, op, old, new) VALUES (TG_ARGV[0], left(TG_OP, 1)"
+            self.conn.execute(
+                f"CREATE FUNCTION difftest.log_{number}() RETURNS trigger LANGUAGE plpgsql SET extra_float_digits = 1 AS $$"
+                f" BEGIN CASE TG_OP WHEN 'INSERT' THEN {insert}, NULL, {new}); WHEN 'UPDATE' THEN {insert}, {old}, {new});"
+                f" ELSE {insert}, {old}, NULL); END CASE; RETURN NULL; END $$".encode()
+            )
+            self.conn.execute(
+                f"CREATE TRIGGER difftest AFTER INSERT OR UPDATE OR DELETE ON {table.sql} FOR EACH ROW"
+                f" EXECUTE FUNCTION difftest.log_{number}('{table.id}')".encode()
+            )
+            self.conn.execute(
+                f"CREATE FUNCTION difftest.truncate_{number}() RETURNS trigger LANGUAGE plpgsql AS $$"
+                f" BEGIN {insert}, NULL, NULL); RETURN NULL; END $$".encode()
+            )
+            self.conn.execute(
+                f"CREATE TRIGGER difftest_truncate AFTER TRUNCATE ON {table.sql} FOR EACH STATEMENT"
+                f" EXECUTE FUNCTION difftest.truncate_{number}('{table.id}')".encode()
+            )
+
+    def entries(self, split: Any) -> Iterator[Entry]:
+        """What was committed since the last call, one entry per transaction, or several where `split()` says so."""
+        rows = self.conn.execute(
+            "SELECT pos, xid::text, tbl, op, old, new FROM difftest.log WHERE pos > %s ORDER BY pos", (self._at,)
+        ).fetchall()
+        done: list[RowChange] = []
+        for i, (pos, xid, table, op, old, new) in enumerate(rows):
+            self._at = pos
+            done += list(_changes(self.tables[table], op, old, new))
+            ends = i + 1 == len(rows) or rows[i + 1][1] != xid
+            if ends or split():
+                yield self._entry(pos, tuple(done), more=not ends)
+                done = []
+
+    def _entry(self, pos: int, changes: tuple[RowChange, ...], *, more: bool) -> Entry:
+        self._batch += 1
+        at = Position(1, pos * 8, 0)
+        return Entry(JournalEntry("shop", self._batch, 1, "1", 1, at, at, pos, pos, {}, {}, more=more), changes)
+
+    def documents(self, sql: str) -> dict[tuple[str, ...], str]:
+        """Key texts to document texts, as the SELECT gives them here."""
+        return {tuple(row[:-2]): row[-2] for row in self.conn.execute(sql.encode()).fetchall()}
+
+
+def _changes(table: Table, op: str, old: list[str | None] | None, new: list[str | None] | None) -> Iterator[RowChange]:
+    before = dict(zip((c.name for c in table.columns), old, strict=True)) if old else {}
+    after = dict(zip((c.name for c in table.columns), new, strict=True)) if new else {}
+    old_key = tuple(before.get(name) for name in table.key)
+    new_key = tuple(after.get(name) for name in table.key)
+    if op == "T":
+        yield RowChange(table.id, Op.TRUNCATE, ())
+    elif op == "D":
+        yield RowChange(table.id, Op.DELETE, old_key)
+    elif op == "U" and old_key != new_key:
+        yield RowChange(table.id, Op.DELETE, old_key)
+        yield RowChange(table.id, Op.CREATE, new_key, after, old_key)
+    else:
+        yield RowChange(table.id, Op.UPDATE if op == "U" else Op.CREATE, new_key, after)
