@@ -42,7 +42,8 @@ class Delivered:
         key: the flow's key columns: they identify the record and are not read back.
         columns: the delivered columns; None: all.
         delete: what a tombstone does there.
-        fold: the flow topic around the position.
+        fold: the flow topic, read until the worker had passed the position: the newest versions it holds now are those
+            that the target has to have seen.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Delivered:
     ) -> None:
         self._target, self._flow, self._delete, self._fold = target, flow, delete, fold
         self._key, self._columns = key, columns
+        self._required = {each: newest for each in fold.keys() if (newest := fold.newest(each)) is not None}
 
     def must_read(self, key: Key, ledgered: Ledgered) -> bool:
         """Whether the CRM has to be asked for this key."""
@@ -57,12 +59,10 @@ class Delivered:
 
     def waits(self, key: Key, ledgered: Ledgered) -> str:
         """Why the key has to wait for delivery; empty when it need not."""
-        held = self._fold.held(key)
-        if held is None or held.version <= ledgered.settled:
+        wanted = self._required.get(key)
+        if wanted is None or wanted.version <= ledgered.settled:
             return ""
-        if held.fields is None and ledgered.settled == 0:
-            return ""  # gone before it ever was delivered
-        return f"version {held.version} is not delivered yet (the newest outcome is of version {ledgered.settled})"
+        return f"version {wanted.version} is not delivered yet (the newest outcome is of version {ledgered.settled})"
 
     def judge(
         self, key: Key, ledgered: Ledgered, now: Ledgered, crm: Fields | None, store: Fields | None
@@ -76,9 +76,6 @@ class Delivered:
             crm: what the CRM holds; None: no active record (or not asked, see `must_read`).
             store: the SELECT's row at the position, to be shown beside.
         """
-        held = self._fold.held(key)
-        if held is not None and held.fields is None and self._delete is Delete.IGNORE:
-            return
         waits = self.waits(key, ledgered)
         if waits:
             yield Waiting(key, waits)
@@ -93,6 +90,8 @@ class Delivered:
         if ledgered.applied == 0:
             return  # never delivered, and nothing of it to deliver
         applied = self._fold.version(key, ledgered.applied)
+        if applied is not None and applied.fields is None and self._delete is Delete.IGNORE:
+            return
         if applied is None:
             yield Waiting(key, f"version {ledgered.applied}, last applied, is not in the topic any more")
             return

@@ -1,15 +1,17 @@
 """A flow topic folded by key around one source position. Pure.
 
 The SELECT was evaluated on the snapshot at position L: it holds exactly the transactions that committed before L. A
-document carries the last position of its batch. So a version with position < L belongs to the snapshot's past. One
-batch may *straddle* L, hold changes from both sides: what it did before L cannot be seen from outside, not even whether
-it touched a key (set to 2 before L and back to 1 behind it: no document at all). So a key that differs is certain only
-at a position that no batch straddles; elsewhere it is a suspect, and judged again at a later position.
+document carries the last position of its batch. So a version with position < L belongs to the snapshot's past; but it
+need not be the whole past. One batch may *straddle* L, hold changes from both sides, and what it did before L cannot be
+seen from outside, not even whether it touched a key (set to 2 before L and back to 1 behind it: no document at all);
+and the worker may put keys off, so that their document comes with a later batch. So while changes go on behind L, a key
+that differs is no more than a suspect, and is judged again at a later position. Once nothing has changed behind L, the
+newest version of each key has to be the snapshot's row: then every answer is certain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
 from enum import Enum
 
 from instep.change import Position
@@ -24,7 +26,7 @@ class Verdict(Enum):
     EQUAL = "equal"
     DIFFERENT = "different"
     SUSPECT = "suspect"
-    """Differs, unless the batch that straddles the position changed it and changed it back."""
+    """Differs, and no later version could explain it; only a change back, or a document put off, could."""
     UNDECIDED = "undecided"
 
 
@@ -77,41 +79,28 @@ class Fold:
         """The version with this number, if it is still known."""
         return next((each for each in self._versions.get(key, ()) if each.version == number), None)
 
-    def ends(self) -> set[Position]:
-        """Where batches are known to end: the positions of the versions at hand."""
-        return {each.position for versions in self._versions.values() for each in versions}
-
-    def judge(self, key: Key, expected: Fields | None, clean: bool) -> Verdict:
-        """Compare a key's newest version before the position with the SELECT's row.
+    def judge(self, key: Key, expected: Fields | None, at_rest: bool) -> Verdict:
+        """Compare a key with the SELECT's row.
 
         Args:
             key: the document's key.
             expected: the SELECT's row at the position; None: no row.
-            clean: no batch straddles the position (`is_clean`).
+            at_rest: nothing has changed behind the position, and the worker has nothing put off (`is_at_rest`).
         """
-        held = self.held(key)
-        if same_fields(held.fields if held else None, expected):
+        held, newest = self.held(key), self.newest(key)
+        judged = newest if at_rest else held
+        if same_fields(judged.fields if judged else None, expected):
             return Verdict.EQUAL
-        later = self.newest(key) is not held
-        if clean and (held is not None or not later):
-            # Compaction takes older versions first, so behind `held` none is missing; without it, one may be.
+        if at_rest:
             return Verdict.DIFFERENT
-        return Verdict.UNDECIDED if later else Verdict.SUSPECT
+        return Verdict.SUSPECT if newest is held else Verdict.UNDECIDED
 
 
-def is_clean(entries: Iterable[JournalEntry], ends: Set[Position], at: Position) -> bool:
-    """Whether it is certain that no batch, of capture or of the worker, straddles the position.
+def is_at_rest(entries: Iterable[JournalEntry], at: Position) -> bool:
+    """Whether no change is captured at the position or behind it.
 
     Args:
-        entries: the journal in order, from well before the position to behind it.
-        ends: positions at which a worker's batch is known to end.
+        entries: the journal's, from before the position to its present end.
         at: the position.
     """
-    before: JournalEntry | None = None
-    for entry in entries:
-        if not entry.changes:
-            continue
-        if entry.last >= at:
-            return entry.first >= at and before is not None and before.last in ends
-        before = entry
-    return True
+    return not any(entry.changes and entry.last >= at for entry in entries)

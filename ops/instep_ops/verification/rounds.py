@@ -12,7 +12,7 @@ from instep.protocols import Fields, Key
 from instep.settings import Settings
 from instep_ops.verification.barrier import Barrier
 from instep_ops.verification.compare import topic_differences
-from instep_ops.verification.fold import Fold, Verdict, is_clean
+from instep_ops.verification.fold import Fold, Verdict, is_at_rest
 from instep_ops.verification.report import Proof, Undecided
 from instep_ops.verification.snapshot import nudge, pinned
 from instep_ops.verification.topics import FlowTopics, JournalTail
@@ -21,11 +21,11 @@ from instep_streams.delivery.sinks import registry_client
 
 Tell = Callable[[str], None]
 
-ROUNDS = 6
+ROUNDS = 8
 """Positions tried until a key that may straddle is left undecided."""
 
 CONVINCING = 4
-"""A suspect at this many positions in a row is a difference: it would have to flip and flip back around each one."""
+"""A suspect at this many positions in a row is a difference: else it would have changed back around each of them."""
 
 
 @dataclass(slots=True)
@@ -94,9 +94,9 @@ class Rounds:
         await asyncio.to_thread(nudge, self._dsn)
         epoch = await self._barrier.passed(lsn)
         at = Position(epoch, lsn, 0)
-        clean = await asyncio.to_thread(self._read, at, mark)
+        at_rest = await asyncio.to_thread(self._read, at, mark)
         for name in names:
-            self._judge(name, at, clean)
+            self._judge(name, at, at_rest)
 
     def _select(self, names: list[str]) -> int:
         with pinned(self._dsn) as store:
@@ -111,9 +111,9 @@ class Rounds:
             self._topics = FlowTopics(self._settings.kafka, decoders, at)
         self._topics.advance(at)
         self._topics.catch_up()
-        return is_clean(self._journal.entries(mark), self._topics.ends(), at)
+        return is_at_rest(self._journal.entries(mark), at)
 
-    def _judge(self, name: str, at: Position, clean: bool) -> None:
+    def _judge(self, name: str, at: Position, at_rest: bool) -> None:
         assert self._topics is not None
         fold, each, proof = self._topics.folds[name], self._open[name], self.proofs[name]
         proof.position = str(at)
@@ -122,7 +122,7 @@ class Rounds:
             proof.rows, proof.topic_compared = len(each.rows), len(candidates)
         left, suspected = set(), {}
         for key in candidates:
-            verdict = fold.judge(key, each.rows.get(key), clean)
+            verdict = fold.judge(key, each.rows.get(key), at_rest)
             if verdict is Verdict.SUSPECT:
                 suspected[key] = each.suspected.get(key, 0) + 1
             if verdict is Verdict.DIFFERENT or suspected.get(key, 0) >= CONVINCING:

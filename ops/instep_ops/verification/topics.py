@@ -60,10 +60,6 @@ class FlowTopics:
     def _numbers(self, flow: str) -> range:
         return range(partitions(self._kafka, flow_topic(flow)))
 
-    def ends(self) -> set[Position]:
-        """Where batches of the worker are known to end."""
-        return set().union(*(fold.ends() for fold in self.folds.values()))
-
     def close(self) -> None:
         """Disconnect."""
         self._reader.close()

@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -24,11 +24,14 @@ def judge(
     after: Ledgered | None = None,
     delete: Delete = Delete.DEACTIVATE,
     columns: tuple[str, ...] | None = None,
+    on_the_way: Sequence[Document] = (),
 ) -> list[Difference | Waiting]:
     fold = Fold(Position(1, AT))
     for each in documents:
         fold.add(each)
     rule = Delivered("crm", "card", ("sku",), columns, delete, fold)
+    for each in on_the_way:
+        fold.add(each)
     return list(rule.judge(KEY, before, after or before, crm, {"sku": "x", "name": "S"}))
 
 
@@ -58,11 +61,21 @@ def test_the_crm_may_be_ahead_of_the_position() -> None:
 
 
 def test_what_may_be_on_its_way_is_no_difference_yet() -> None:
-    documents = [document(3, 500, name="N"), document(7, 2000, name="newer")]
-    (found,) = judge(documents, applied(3), {"name": "newer"})
+    documents, newer = [document(3, 500, name="N")], document(7, 2000, name="newer")
+    (found,) = judge(documents, applied(3), {"name": "newer"}, on_the_way=[newer])
     assert isinstance(found, Waiting)
-    (found,) = judge(documents[:1], applied(3), {"name": "newer"}, after=applied(7))
+    (found,) = judge(documents, applied(3), {"name": "newer"}, after=applied(7))
     assert isinstance(found, Waiting)
+
+
+def test_what_is_on_its_way_need_not_be_waited_for() -> None:
+    newer = document(7, 2000, name="newer")
+    assert judge([document(3, 500, name="N")], applied(3), {"name": "N"}, on_the_way=[newer]) == []
+
+
+def test_a_version_put_off_beyond_the_position_has_to_be_delivered_too() -> None:
+    (found,) = judge([document(3, 500, name="N"), document(7, 2000, name="late")], applied(3), {"name": "N"})
+    assert isinstance(found, Waiting) and "version 7" in found.reason
 
 
 @pytest.mark.parametrize("ledgered", [Ledgered(), applied(2)])
@@ -78,8 +91,8 @@ def test_a_rejected_version_is_reported_with_its_reason() -> None:
 
 
 def test_a_rejected_version_may_have_a_better_one_on_its_way() -> None:
-    documents = [document(3, 500, name="N"), document(7, 2000, name="newer")]
-    (found,) = judge(documents, Ledgered(2, 3, "http 400: no such unit"), None)
+    documents, newer = [document(3, 500, name="N")], document(7, 2000, name="newer")
+    (found,) = judge(documents, Ledgered(2, 3, "http 400: no such unit"), None, on_the_way=[newer])
     assert isinstance(found, Waiting)
 
 
@@ -95,13 +108,16 @@ def test_a_gone_row_has_no_record() -> None:
     assert isinstance(found, Difference) and found.topic is MISSING
 
 
-def test_a_row_gone_before_it_was_delivered_needs_nothing() -> None:
-    assert judge([document(4, 500)], Ledgered(), None) == []
+def test_a_key_of_the_ledger_alone_is_known_to_nobody_else() -> None:
+    assert judge([], Ledgered(), None) == []
+    (found,) = judge([], applied(2), {"name": "N"})
+    assert isinstance(found, Waiting)
 
 
 def test_a_flow_that_ignores_deletes_keeps_the_record() -> None:
     assert judge([document(4, 500)], applied(4), {"name": "kept"}, delete=Delete.IGNORE) == []
-    assert judge([document(4, 500)], applied(3), {"name": "kept"}, delete=Delete.IGNORE) == []
+    (found,) = judge([document(4, 500)], applied(3), {"name": "kept"}, delete=Delete.IGNORE)
+    assert isinstance(found, Waiting)  # every version has an outcome, this one too
 
 
 def test_only_delivered_columns_are_compared_and_the_key_is_not() -> None:
