@@ -141,9 +141,21 @@ class Ledger:
         locks = sorted(self._lock(flow, document.key) for document in documents)
         await self._acquire(locks)
         try:
-            yield await self._known(flow, documents)
+            yield await self.known(flow, documents)
         finally:
             await self._release(locks)
+
+    async def known(self, flow: str, documents: Sequence[Document]) -> dict[Key, Applied]:
+        """What is known of the documents' keys, without a claim. Raises as `fetch`."""
+        rows = await self.fetch(
+            _KNOWN,
+            {
+                "flow": flow,
+                "keys": [key_text(document.key) for document in documents],
+                "versions": [document.version for document in documents],
+            },
+        )
+        return {key_of(row[0]): Applied(*row[1:]) for row in rows}
 
     async def record(self, entries: Sequence[Entry]) -> None:
         """Write outcomes and what they mean for the keys, in one transaction.
@@ -222,17 +234,6 @@ class Ledger:
                 )
         except ConnectionError:
             return
-
-    async def _known(self, flow: str, documents: Sequence[Document]) -> dict[Key, Applied]:
-        rows = await self.fetch(
-            _KNOWN,
-            {
-                "flow": flow,
-                "keys": [key_text(document.key) for document in documents],
-                "versions": [document.version for document in documents],
-            },
-        )
-        return {key_of(row[0]): Applied(*row[1:]) for row in rows}
 
     def _row(self, entry: Entry, now: int) -> dict[str, Any]:
         document, rejected = entry.document, entry.rejected

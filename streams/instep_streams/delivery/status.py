@@ -64,9 +64,9 @@ async def status(settings: Settings, target: str) -> dict[str, Any]:
     """Outcome counts, what waits and dead letters of a target.
 
     Returns:
-        `outcomes` {kind: count}, `retries` (calls that had to be made again), `waiting` (records not committed yet), `oldest_waiting_us` (commit time in the store
-        of the oldest of them, microseconds since the Unix epoch; None), `dead_letters` (open ones), `latency_ms` of
-        all time (see `latencies`).
+        `outcomes` {kind: count}, `retries` (calls that had to be made again), `waiting` (records not committed yet),
+        `oldest_waiting_us` (commit time in the store of the oldest of them, microseconds since the Unix epoch; None),
+        `dead_letters` (open ones), `latency_ms` of all time (see `latencies`).
 
     Raises:
         ConnectionError: the state database or Kafka does not answer.
