@@ -154,6 +154,27 @@ def check_publication(conn: Connection, name: str, patterns: Sequence[str]) -> l
     return found
 
 
+def check_readable(conn: Connection, tables: Sequence[Published]) -> None:
+    """Check that a snapshot could read the tables.
+
+    Raises:
+        SourceError: one of them may not be read.
+    """
+    row = conn.execute(
+        "SELECT n.nspname, c.relname, has_schema_privilege(n.oid, 'USAGE') FROM pg_class c"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY(%s::oid[])"
+        " AND NOT (has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE')) LIMIT 1",
+        ([table.oid for table in tables],),
+    ).fetchone()
+    if row is not None:
+        schema, name, usable = row
+        grant = "" if usable else f"GRANT USAGE ON SCHEMA {schema} TO …; "
+        raise SourceError(
+            f"The user in the source's dsn may not read the table {schema}.{name}.",
+            f"{grant}GRANT SELECT ON {schema}.{name} TO …;",
+        )
+
+
 def published_tables(conn: Connection, name: str) -> list[Published]:
     """Every table of a publication, with its column list and row filter (PostgreSQL 15 and newer)."""
     server = conn.info.server_version

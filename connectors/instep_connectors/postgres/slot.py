@@ -31,12 +31,11 @@ _CURRENT: Final = """
 SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END - '0/0'::pg_lsn"""
 
 _SERVER: Final = """
-SELECT s.system_identifier::text, c.timeline_id, current_database(), current_setting('wal_level'),
+SELECT current_database(), current_setting('wal_level'),
        current_setting('max_replication_slots')::int, (SELECT count(*) FROM pg_replication_slots)::int,
        current_setting('max_wal_senders')::int,
        (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user),
-       (SELECT setting::int FROM pg_settings WHERE name = 'wal_sender_timeout'), pg_is_in_recovery()
-FROM pg_control_system() s, pg_control_checkpoint() c"""
+       (SELECT setting::int FROM pg_settings WHERE name = 'wal_sender_timeout'), pg_is_in_recovery()"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +43,6 @@ class Server:
     """What matters of the store's server.
 
     Attributes:
-        system: system identifier as decimal text.
-        timeline: current timeline.
         database: name of the connected database.
         wal_level: must be `logical`.
         max_slots: max_replication_slots.
@@ -56,8 +53,6 @@ class Server:
         standby: it is in recovery.
     """
 
-    system: str
-    timeline: int
     database: str
     wal_level: str
     max_slots: int
@@ -113,9 +108,9 @@ def read_server(conn: Connection) -> Server:
     """Look at the server."""
     row = conn.execute(_SERVER).fetchone()
     assert row is not None
-    system, timeline, database, level, max_slots, slots, senders, may, timeout_ms, standby = row
+    database, level, max_slots, slots, senders, may, timeout_ms, standby = row
     return Server(
-        system, timeline, database, level, max_slots, slots, senders, bool(may), timeout_ms / 1000, standby
+        database, level, max_slots, slots, senders, bool(may), timeout_ms / 1000, standby
     )  # fmt: skip
 
 
@@ -188,20 +183,25 @@ def check_slot(slot: Slot, database: str) -> None:
         )
 
 
-def check_identity(server: Server, system: str, timeline: int) -> None:
+def check_identity(found: tuple[str, int], journal: tuple[str, int]) -> None:
     """Compare the server with the one that the journal was written from.
+
+    Args:
+        found: the server's system identifier and timeline.
+        journal: the same from the journal's last entry.
 
     Raises:
         SourceError: another server, or another timeline of it.
     """
-    if server.system != system:
+    (system, timeline), (old_system, old_timeline) = found, journal
+    if system != old_system:
         raise SourceError(
-            f"The store is another server (system {server.system}) than the one captured so far (system {system}).",
+            f"The store is another server (system {system}) than the one captured so far (system {old_system}).",
             "Correct the source's dsn; for a new store use a new source name.",
         )
-    if server.timeline != timeline:
+    if timeline != old_timeline:
         raise SourceError(
-            f"The store is on timeline {server.timeline}, the journal on {timeline}: it was failed over or restored, "
+            f"The store is on timeline {timeline}, the journal on {old_timeline}: it was failed over or restored, "
             "and its history may differ.",
             "Capture the promoted store under a new source name, or go back to the former one.",
         )

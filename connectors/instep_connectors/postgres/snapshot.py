@@ -12,9 +12,8 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import sql
-from psycopg.errors import InsufficientPrivilege, UndefinedObject
+from psycopg.errors import UndefinedObject
 
-from instep.errors import SourceError
 from instep.relation import Relation
 from instep_connectors.postgres.catalog import Catalog
 from instep_connectors.postgres.publication import Published
@@ -63,7 +62,7 @@ class Snapshot:
         tables: everything that will be read.
 
     Raises:
-        SourceError: a table may not be read.
+        psycopg.Error: a table may not be read (`publication.check_readable` asks beforehand).
         ConnectionError: the store or the exported snapshot is gone.
     """
 
@@ -73,7 +72,8 @@ class Snapshot:
             self._conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             self._conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(exported)))
             for table in tables:
-                self._lock(table)
+                name = sql.Identifier(table.schema, table.name)
+                self._conn.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(name))
         except UndefinedObject:
             self.close()
             raise ConnectionError("The slot's exported snapshot ended with its connection.") from None
@@ -109,13 +109,3 @@ class Snapshot:
     def close(self) -> None:
         """End the transaction and the connection. Safe to call twice."""
         self._conn.close()
-
-    def _lock(self, table: Published) -> None:
-        name = sql.Identifier(table.schema, table.name)
-        try:
-            self._conn.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(name))
-        except InsufficientPrivilege:
-            raise SourceError(
-                f"The user in the source's dsn may not read the table {table.table}.",
-                f"GRANT USAGE ON SCHEMA {table.schema} TO …; GRANT SELECT ON {table.table} TO …;",
-            ) from None

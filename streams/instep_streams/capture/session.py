@@ -16,7 +16,7 @@ from instep.topics import capture_dead_letter_topic, journal_topic, value_subjec
 from instep_connectors.postgres import slot as slots
 from instep_connectors.postgres.catalog import Catalog
 from instep_connectors.postgres.pgoutput import RelationMessage
-from instep_connectors.postgres.publication import ensure_publication
+from instep_connectors.postgres.publication import check_readable, ensure_publication
 from instep_connectors.postgres.replication import ReplicationConnection
 from instep_connectors.postgres.session import connect
 from instep_schemas.client import RegistryClient
@@ -125,6 +125,7 @@ class Session:
         start = choose_start(self._own.slot, self._look(server.database), last)
         if start is not Start.STREAM:
             published = ensure_publication(self._control, self._own.publication, self._own.tables)
+            check_readable(self._control, published)
             last = Snapshotting(self._task, self._parts, replication, published).run(last)
             replication.close()
             replication = self._replicate(stack)
