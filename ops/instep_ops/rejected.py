@@ -41,7 +41,7 @@ async def again(settings: Settings, target: str, flow: str | None, keys: Sequenc
         ConfigError: a key does not fit.
         InstepError, ConnectionError: a part refuses or does not answer.
     """
-    from instep_streams.delivery.deadletters import retry
+    from instep_streams.delivery.retry import retry
 
     total: dict[str, int] = {}
     chosen: list[Key | None] = [key_of(settings, flow, text) for text in keys]
@@ -57,7 +57,8 @@ def key_of(settings: Settings, flow: str | None, text: str) -> Key:
     Raises:
         ConfigError: the number of columns does not fit.
     """
-    columns = load_all(settings.flows_dir)[flow].key if flow else ()
+    known = load_all(settings.flows_dir)
+    columns = known[flow].key if flow in known else ()
     if len(columns) <= 1:
         return (text,)
     parts = tuple(part.strip() for part in text.split(","))

@@ -17,6 +17,7 @@ from instep.settings import Settings
 from instep_ops.verification.accounts import take
 from instep_ops.verification.compare import Difference
 from instep_ops.verification.readback import ReadBack
+from instep_ops.verification.repair import repair as deliver_again
 from instep_ops.verification.report import Proof, Report, Undecided
 from instep_ops.verification.rounds import Rounds, Tell
 
@@ -45,8 +46,6 @@ async def verify(
     chosen = by_source(settings, flows)
     report = await _prove(settings, chosen, target, tell)
     if repair and any(each.target for each in report.differences):
-        from instep_ops.verification.repair import repair as deliver_again
-
         tell("delivering the keys that differ again")
         repaired = await deliver_again(settings, report.differences)
         report = await _prove(settings, chosen, target, tell)

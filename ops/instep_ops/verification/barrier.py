@@ -11,7 +11,7 @@ from instep.change import format_lsn
 from instep.errors import VerifyFailed
 from instep.journal import JournalEntry
 from instep.settings import Settings
-from instep_ops.verification.worker import emitted_batch
+from instep_ops.verification.worker import progress
 from instep_streams.capture.kafka import last_entry
 
 T = TypeVar("T")
@@ -52,30 +52,37 @@ class Barrier:
 
         entry = await self._await(captured, f"Capture of {self._source} has not reached {format_lsn(lsn)}")
 
-        async def emitted() -> tuple[object, int | None]:
-            batch = await asyncio.to_thread(emitted_batch, self._settings, self._source)
-            return batch, batch if batch >= entry.batch else None
+        async def evaluated() -> tuple[object, int | None]:
+            found = await asyncio.to_thread(progress, self._settings, self._source)
+            return found, found.batch if found.entry >= entry.batch and found.waiting == 0 else None
 
-        await self._await(emitted, f"The worker of {self._source} has not emitted journal entry {entry.batch}")
+        batch = await self._await(
+            evaluated, f"The worker of {self._source} has not evaluated journal entry {entry.batch}"
+        )
+
+        async def emitted() -> tuple[object, bool | None]:
+            found = await asyncio.to_thread(progress, self._settings, self._source)
+            return found, True if found.emitted >= batch else None
+
+        await self._await(emitted, f"The worker of {self._source} has not emitted its batch {batch}")
         return entry.epoch
 
     async def _await(self, look: Callable[[], Awaitable[tuple[object, T | None]]], complaint: str) -> T:
         """Look again and again: `look` gives what counts as progress, and the answer once it is there."""
-        last, since, pause = object(), time.monotonic(), _FIRST_PAUSE_S
+        last, since, pause, why = object(), time.monotonic(), _FIRST_PAUSE_S, ""
         while True:
             try:
-                progress, answer = await look()
+                now, answer = await look()
+                why = str(getattr(now, "fault", ""))
             except (ConnectionError, TimeoutError) as exc:
-                progress, answer, complaint_now = last, None, f"{complaint}: {exc}"
-            else:
-                complaint_now = complaint
+                now, answer, why = last, None, str(exc)
             if answer is not None:
                 return answer
-            if progress != last:
-                last, since = progress, time.monotonic()
+            if now != last:
+                last, since = now, time.monotonic()
             if time.monotonic() - since > self._patience:
                 raise VerifyFailed(
-                    f"{complaint_now}, and made no progress for {self._patience:.0f} s.",
+                    f"{complaint}, and made no progress for {self._patience:.0f} s{why and f' ({why})'}.",
                     "See `instep status`; is `instep up` running?",
                 )
             await asyncio.sleep(pause)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from instep_streams.flows.status import status
@@ -103,11 +103,39 @@ def decoder(registry: RegistryClient, flow: Flow) -> Callable[[Record], Document
     return decode
 
 
-def emitted_batch(settings: Settings, source: str) -> int:
-    """Number of the last journal entry whose documents are all in Kafka; 0: none.
+class Progress(NamedTuple):
+    """How far the worker of a source is.
+
+    Attributes:
+        entry: number of the last journal entry in the replica; 0: none.
+        batch: number of the worker's last batch.
+        emitted: number of its last batch whose documents are in Kafka.
+        waiting: keys put off: their document comes with a later batch.
+        fault: why keys cannot be evaluated; empty when all can.
+    """
+
+    entry: int
+    batch: int
+    emitted: int
+    waiting: int
+    fault: str = ""
+
+
+def progress(settings: Settings, source: str) -> Progress:
+    """Ask the worker's state how far it is.
 
     Raises:
         InstepError, ConnectionError: the worker's state or Kafka does not answer.
     """
     found = status(settings, source)
-    return int(found["emitted_journal_batch"])
+    return Progress(
+        int(found["batch"]), int(found["worker_batch"]), int(found["emitted_batch"]), int(found["waiting"]),
+        str(found["fault"] or ""),
+    )  # fmt: skip
+
+
+def emitted_batch(settings: Settings, source: str) -> int:
+    """Number of a journal entry up to which all documents are in Kafka for certain; 0: none. Raises as `progress`."""
+    found = progress(settings, source)
+    done = found.waiting == 0 and found.emitted >= found.batch
+    return found.entry if done else max(0, found.entry - 1)
