@@ -35,15 +35,24 @@ class Transport(base.Transport):
 
 
 class FlowApp(faust.App):
-    """A Faust app with our transport.
+    """A Faust app with our transport. For one run.
 
     The transport is put in by overriding the two methods that make it, so that nothing of Faust's registries changes.
+
+    Attributes:
+        kafka: the brokers.
+        batch_size: most records of a batch.
+        drain_s: seconds a rebalance or a stop waits for begun batches.
+        in_group: set when the process is a member of the group and knows its partitions.
+        ending: set when the app must end because of `failure`.
+        failure: what `run_app` will raise.
     """
 
-    kafka: KafkaSettings
-    batch_size: int
-    drain_s: float
-    failure: BaseException | None = None
+    def __init__(self, app_id: str, kafka: KafkaSettings, batch_size: int, drain_s: float, **options: Any) -> None:
+        self.kafka, self.batch_size, self.drain_s = kafka, batch_size, drain_s
+        self.in_group, self.ending = asyncio.Event(), asyncio.Event()
+        self.failure: BaseException | None = None
+        super().__init__(app_id, **options)
 
     def _new_transport(self) -> Any:
         return Transport(self.conf.broker_consumer, self)
@@ -54,19 +63,11 @@ class FlowApp(faust.App):
     async def on_first_start(self) -> None:
         """Faust would create a data folder in the current directory."""
 
-    def joined(self) -> None:
-        """The process is a member of the group and knows its partitions."""
-        self.in_group.set()
-
     def fail(self, exc: BaseException) -> None:
         """End the app: `run_app` stops it without committing what is not finished, and raises the error."""
         if self.failure is None:
             self.failure = exc
         self.ending.set()
-
-    def prepare(self) -> None:
-        """Make the events of one run."""
-        self.ending, self.in_group = asyncio.Event(), asyncio.Event()
 
 
 def flow_app(
@@ -84,8 +85,11 @@ def flow_app(
     # every app's life is logged by Faust in dozens of lines that help nobody who runs Instep
     for logger in ("faust", "mode", "instep_streams.runtime"):
         logging.getLogger(logger).setLevel(logging.ERROR)
-    app = FlowApp(
+    return FlowApp(
         app_id,
+        kafka,
+        batch_size,
+        drain_s,
         broker="kafka://instep",  # not used: our transport reads app.kafka
         Stream=FlowStream,
         Agent=FlowAgent,
@@ -97,9 +101,6 @@ def flow_app(
         broker_commit_interval=commit_s,
         processing_guarantee="at_least_once",  # Faust's exactly_once loses and repeats
     )
-    app.kafka, app.batch_size, app.drain_s = kafka, batch_size, drain_s
-    app.prepare()
-    return app
 
 
 def flow_agent(
@@ -146,14 +147,21 @@ def flow_agent(
                     app.fail(exc)
                 except Exception as exc:
                     _fail(app, batch, exc)
+                    # said once per batch, and once more when its records are tried one by one
+                    level = logging.WARNING if batch.attempt in (0, max_attempts) else logging.DEBUG
                     if not batch.revoked:
-                        log.warning("%s: %r failed, it will be tried again: %r", title, batch, exc)
+                        log.log(level, "%s: %r failed, it will be tried again: %s", title, batch, _words(exc))
 
         topic = app.topic(*topics, value_serializer="raw", value_type=bytes)
         app.agent(topic, name=f"{app.conf.id}.{title}", concurrency=concurrency)(loop)
         return work
 
     return register
+
+
+def _words(exc: Exception) -> str:
+    """The first line of an error: further ones (PostgreSQL's DETAIL) may show a row's values."""
+    return f"{type(exc).__name__}: {(str(exc).splitlines() or ['no message'])[0][:300]}"
 
 
 def _producer(app: FlowApp) -> Producer:
@@ -190,7 +198,7 @@ async def _put_away(dead_letter: DeadLetter, record: Record, exc: Exception, fai
     except Exception as failed:
         raise KafkaFault(
             f"The dead letter of {record.topic} [{record.partition}] offset {record.offset} cannot be written: "
-            f"{failed!r}.",
+            f"{_words(failed)}.",
             "Nothing of it was committed: mend the cause and start again.",
         ) from failed
 
@@ -202,7 +210,6 @@ async def run_app(app: FlowApp, stop: asyncio.Event) -> None:
         InstepError: an agent or Kafka met something a person must mend; nothing unfinished is committed.
         Exception: a programming error in the transport.
     """
-    app.prepare()
     waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(app.ending.wait())]
     try:
         await app.start()

@@ -54,8 +54,7 @@ class Partition:
 
     Attributes:
         tp: which.
-        queue: lists of messages, fetched and not yet given to an agent.
-        queued: how many messages that is.
+        queue: messages, fetched and not yet given to an agent.
         retry: the messages of a chunk that failed or could not be dispatched; they come before the queue.
         running: the chunk the agents have.
         done: everything below this offset is finished; None: nothing yet.
@@ -79,7 +78,6 @@ class Partition:
         "idle",
         "leaving",
         "queue",
-        "queued",
         "ready_at",
         "retry",
         "running",
@@ -88,8 +86,7 @@ class Partition:
 
     def __init__(self, tp: TopicPartition, committed: int | None = None) -> None:
         self.tp = tp
-        self.queue: deque[list[Any]] = deque()
-        self.queued = 0
+        self.queue: deque[Any] = deque()
         self.retry: list[Any] | None = None
         self.running: Chunk | None = None
         self.done: int | None = None
@@ -106,16 +103,7 @@ class Partition:
         if self.retry is not None:
             out, self.retry = self.retry, None
             return out
-        if not self.queue:
-            return []
-        out = self.queue.popleft()
-        if len(out) > most:
-            self.queue.appendleft(out[most:])
-            out = out[:most]
-        while self.queue and len(out) + len(self.queue[0]) <= most:
-            out = out + self.queue.popleft()
-        self.queued -= len(out)
-        return out
+        return [self.queue.popleft() for _ in range(min(most, len(self.queue)))]
 
 
 class Chunk:
@@ -169,7 +157,7 @@ class Chunks:
     @property
     def queued(self) -> int:
         """Messages waiting in memory, without partitions that wait for a retry: these must not stop the others."""
-        return sum(p.queued for p in self.partitions.values() if not p.held)
+        return sum(len(p.queue) for p in self.partitions.values() if not p.held)
 
     # ---- assignment
 
@@ -234,8 +222,7 @@ class Chunks:
                 f"{tp[0]} [{tp[1]}]: offset {messages[0].offset()} came after {partition.fetched - 1} was read."
             )
         partition.fetched = messages[-1].offset() + 1
-        partition.queue.append(messages)
-        partition.queued += len(messages)
+        partition.queue.extend(messages)
         if deliver:
             self.deliver(partition)
 

@@ -84,6 +84,7 @@ class Consumer(FaustConsumer):
             port=self,
             loop=asyncio.get_running_loop(),
             servers=kafka.bootstrap,
+            connectivity=self._connectivity,
             on_missing=self._topic_missing,
         )
         self._thread.start(list(topics))
@@ -177,7 +178,7 @@ class Consumer(FaustConsumer):
             self._joined = True
             self.app.flow_control.resume()  # clears the agents' queues, so only before the first chunk
             self.resume_flow()
-        self.app.joined()
+        self.app.in_group.set()
 
     async def revoked(self, tps: list[TopicPartition]) -> Offsets:
         """Partitions will go."""
@@ -213,7 +214,7 @@ class Consumer(FaustConsumer):
         targets = as_partitions(offsets)
         try:
             answer = await self._thread.call(lambda consumer: consumer.commit(offsets=targets, asynchronous=False))
-        except (KafkaException, TimeoutError) as exc:
+        except (KafkaException, TimeoutError, ConnectionError) as exc:
             # A lost partition's commit is refused (fenced), a passing fault passes: the next commit tells.
             log.warning("Offsets were not committed, trying again: %s", exc)
             return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, Protocol, TypeVar
@@ -17,8 +18,10 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException
 
 from instep.errors import KafkaFault
 from instep.journal import TopicPartition
+from instep_connectors.kafka.client import Connectivity
 from instep_connectors.kafka.faults import RangeGone, fault, passing
 
+log = logging.getLogger("instep.runtime")
 Answer = TypeVar("Answer")
 Offsets = dict[TopicPartition, int]
 Messages = dict[TopicPartition, list[Any]]
@@ -64,6 +67,7 @@ class PollThread:
         port: gets what happens, in `loop`.
         loop: the event loop.
         servers: for messages.
+        connectivity: knows whether the brokers refuse us.
         on_missing: called (in the thread) when a subscribed topic does not exist.
     """
 
@@ -75,11 +79,12 @@ class PollThread:
         port: Rebalances,
         loop: asyncio.AbstractEventLoop,
         servers: str,
+        connectivity: Connectivity,
         on_missing: Callable[[str], None],
     ) -> None:
         self._consumer = ck.Consumer(config)
         self._incremental, self._port, self._loop, self._servers = incremental, port, loop, servers
-        self._on_missing = on_missing
+        self._connectivity, self._on_missing = connectivity, on_missing
         self._commands: collections.deque[tuple[Callable[[Any], Any], asyncio.Future[Any] | None]] = collections.deque()
         self._quit = threading.Event()
         self.room = threading.Event()
@@ -111,7 +116,10 @@ class PollThread:
         Raises:
             KafkaException: from the command.
             TimeoutError: it was not done in time.
+            ConnectionError: the thread has ended.
         """
+        if not self._thread.is_alive():
+            raise ConnectionError("The consumer has ended.")
         future: asyncio.Future[Answer] = self._loop.create_future()
         self._commands.append((command, future))
         return await asyncio.wait_for(future, within)
@@ -120,13 +128,23 @@ class PollThread:
 
     def _run(self) -> None:
         try:
-            while not self._quit.is_set():
+            try:
+                while not self._quit.is_set():
+                    self._carry_out()
+                    self._poll_once()
+            finally:
                 self._carry_out()
-                self._poll_once()
-            self._carry_out()
-            self._consumer.close()  # runs _on_revoke: commits, then leaves the group
+                self._consumer.close()  # runs _on_revoke: commits, then leaves the group
         except BaseException as exc:  # the thread must never die silently
             self._loop.call_soon_threadsafe(self._port.failed, exc)
+        finally:
+            self._loop.call_soon_threadsafe(self._refuse_commands)
+
+    def _refuse_commands(self) -> None:
+        while self._commands:
+            _, future = self._commands.popleft()
+            if future is not None and not future.done():
+                future.set_exception(ConnectionError("The consumer has ended."))
 
     def _poll_once(self) -> None:
         room = self.room.is_set()
@@ -136,6 +154,8 @@ class PollThread:
         # Not consume(n, t): it waits the whole time unless n messages came.
         first = self._consumer.poll(_POLL if room else 0)
         if first is None:
+            if self._connectivity.refusal is not None:
+                raise fault(self._connectivity.refusal, "let the consumer in", self._servers)
             return
         # A rebalance may run inside of consume(): what was fetched before it must have reached the loop by then.
         tp = (first.topic() or "", first.partition() or 0)
@@ -228,8 +248,9 @@ class PollThread:
         if offsets:
             try:
                 consumer.commit(offsets=as_partitions(offsets), asynchronous=False)
-            except KafkaException:
-                pass  # a zombie is fenced here; whoever has the partitions now starts at the last commit
+            except KafkaException as exc:
+                # a zombie is fenced here; whoever has the partitions now starts at the last commit
+                log.warning("The last commit before partitions go was refused; their records come again: %s", exc)
         self._leave(consumer, partitions, tps)
 
     def _on_lost(self, consumer: Any, partitions: list[ck.TopicPartition]) -> None:

@@ -47,19 +47,21 @@ class Producer(FaustProducer):
 
     app: Any
 
-    async def on_start(self) -> None:
-        """Start the producer and the thread that serves its acknowledgements."""
-        await super().on_start()
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         kafka: KafkaSettings = self.app.kafka
-        self._servers = kafka.bootstrap
-        self._connectivity = Connectivity(kafka, f"{self.app.conf.id}-out")
-        config = producer_config(
-            kafka, f"{self.app.conf.id}-out", linger_ms=2, delivery_timeout_ms=60_000, error_cb=self._connectivity.error
+        self._servers, who = kafka.bootstrap, f"{self.app.conf.id}-out"
+        self._connectivity = Connectivity(kafka, who)
+        self._producer = ck.Producer(
+            producer_config(kafka, who, linger_ms=2, delivery_timeout_ms=60_000, error_cb=self._connectivity.error)
         )
-        self._producer = ck.Producer(config)
         self._quit = threading.Event()
         # One thread polls and nobody calls flush(): a second one would eat the reports that flush() waits for.
         self._thread = threading.Thread(target=self._poll, name="kafka-acks", daemon=True)
+
+    async def on_start(self) -> None:
+        """Start the thread that serves the acknowledgements."""
+        await super().on_start()
         self._thread.start()
 
     def _poll(self) -> None:
@@ -70,7 +72,8 @@ class Producer(FaustProducer):
         """Stop the thread. Nobody waits for what is still in flight: awaited sends are done by now."""
         await super().on_stop()
         self._quit.set()
-        await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+        if self._thread.is_alive():
+            await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
 
     async def send_many(self, records: Iterable[OutRecord]) -> None:
         """Produce, and return when every record is acknowledged by all replicas.

@@ -73,17 +73,17 @@ def offsets(chunk: Chunk) -> list[int]:
     return [message.offset() for message in chunk.messages]
 
 
-async def test_one_chunk_at_a_time_and_later_lists_are_joined_up_to_the_size() -> None:
+async def test_one_chunk_at_a_time_and_each_as_large_as_may_be() -> None:
     chunks, port, _ = made(size=4)
     chunks.feed(TP, fetched(0, 1))
     chunks.feed(TP, fetched(2))
     chunks.feed(TP, fetched(3, 5))
     chunks.feed(TP, fetched(*range(6, 12)))
     assert [offsets(c) for c in port.chunks] == [[0, 1]]
-    for _i in range(3):
+    for _ in range(3):
         chunks.finish(port.chunks[-1])
-    assert [offsets(c) for c in port.chunks] == [[0, 1], [2, 3, 5], [6, 7, 8, 9], [10, 11]]
-    assert chunks.uncommitted() == {TP: 10}
+    assert [offsets(c) for c in port.chunks] == [[0, 1], [2, 3, 5, 6], [7, 8, 9, 10], [11]]
+    assert chunks.uncommitted() == {TP: 11}
     assert chunks.queued == 0
 
 
