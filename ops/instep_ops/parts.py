@@ -9,7 +9,9 @@ from instep.errors import ConfigError, InstepError
 from instep.settings import EMBEDDED, Settings
 from instep_ops.assemble import RunInfo
 from instep_ops.embedded import Kafka, Part, Postgres, Progress, Tryton
+from instep_ops.embedded.folder import make_folder
 from instep_ops.embedded.ports import LOOPBACK, settle
+from instep_ops.guard import Guard
 from instep_ops.supervisor import BackOff, OnEvent
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ class Parts:
     def __init__(self, settings: Settings, *, stores: bool = False) -> None:
         self._settings = settings
         self._data = settings.data_dir
+        self._guard: Guard | None = None
         self._stores = [name for name, source in settings.sources.items() if source.dsn == EMBEDDED]
         own_crms = [name for name, target in settings.targets.items() if target.url == EMBEDDED]
         _check(settings, [] if stores else self._stores, own_crms)
@@ -56,6 +59,9 @@ class Parts:
         Raises:
             EnvironmentFault: this machine lacks something.
         """
+        if self.all and self._guard is None:
+            make_folder(self._data)
+            self._guard = Guard(self._data)
         for part in self.all:
             part.ensure(progress)
             progress(f"Starting {part.name}", 0.0)
@@ -83,6 +89,9 @@ class Parts:
         """Stop everything, the last started first."""
         for part in reversed(self.all):
             part.stop()
+        if self._guard is not None:
+            self._guard.dismiss()
+            self._guard = None
 
     async def keep_alive(self, stop: asyncio.Event, on_event: OnEvent) -> None:
         """Start a part again when its server ended by itself; until `stop`."""
