@@ -91,7 +91,7 @@ def _delete_config(store: Store, ask: Ask) -> Decision:
 
 
 def _set_mode(store: Store, ask: Ask) -> Decision:
-    return writes.set_mode(store, ask.scope, mode_request(ask.body), force=ask.flag("force"))
+    return writes.set_mode(store, ask.scope, mode_request(ask.body, ask.scope), force=ask.flag("force"))
 
 
 def _delete_mode(store: Store, ask: Ask) -> Decision:

@@ -83,6 +83,7 @@ def _rule_set_pieces(rule_set: Mapping[str, Any]) -> Iterator[str]:
     for kind in ("migrationRules", "domainRules", "encodingRules"):
         for rule in rule_set.get(kind) or ():
             yield from _rule_pieces(rule)
+    yield rule_set.get("enableAt") or ""
 
 
 def _rule_pieces(rule: Mapping[str, Any]) -> Iterator[str]:

@@ -47,7 +47,7 @@ def schema_not_found(schema_id: int | str | None = None) -> Refusal:
 
 def subject_soft_deleted(subject: str) -> Refusal:
     """40404."""
-    text = f"Subject '{subject}' was soft deleted. Set permanent=true to delete permanently"
+    text = f"Subject '{subject}' was soft deleted.Set permanent=true to delete permanently"
     return Refusal(404, 40404, text)
 
 
@@ -58,7 +58,7 @@ def subject_not_soft_deleted(subject: str) -> Refusal:
 
 def version_soft_deleted(subject: str, version: int) -> Refusal:
     """40406."""
-    text = f"Subject '{subject}' Version {version} was soft deleted. Set permanent=true to delete permanently"
+    text = f"Subject '{subject}' Version {version} was soft deleted.Set permanent=true to delete permanently"
     return Refusal(404, 40406, text)
 
 
@@ -110,7 +110,16 @@ def invalid_level() -> Refusal:
 
 def invalid_mode() -> Refusal:
     """42204."""
-    return Refusal(422, 42204, "Invalid mode. Valid values are READWRITE, READONLY, READONLY_OVERRIDE, IMPORT, FORWARD")
+    return Refusal(
+        422,
+        42204,
+        "Invalid mode. Valid values are READWRITE, READONLY, READONLY_OVERRIDE, IMPORT, and (globally) FORWARD",
+    )
+
+
+def not_in_mode(subject: str, context: str, mode: str) -> Refusal:
+    """42205: the subject is not in the mode that this needs, or is in one that forbids it."""
+    return not_permitted(f"Subject {subject} in context :{context}: is {mode} mode")
 
 
 def not_permitted(message: str) -> Refusal:
@@ -129,9 +138,9 @@ def id_mismatch(schema_id: int, found: int) -> Refusal:
     return Refusal(422, 42207, f"Schema already registered with id {found} instead of input id {schema_id}")
 
 
-def id_taken(schema_id: int) -> Refusal:
+def id_taken(schema_id: int, context: str) -> Refusal:
     """42205: an id can never be given to another schema."""
-    return not_permitted(f"Overwrite new schema with id {schema_id} is not permitted.")
+    return not_permitted(f"Overwrite new schema with id {schema_id} in context :{context}: is not permitted.")
 
 
 def invalid_subject(subject: str) -> Refusal:

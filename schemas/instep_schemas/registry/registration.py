@@ -11,7 +11,7 @@ from instep_schemas.registry.avro_text import Content, Reference, canonical
 from instep_schemas.registry.entries import Decision, Entry, Key, Keytype, schema_entry
 from instep_schemas.registry.requests import SchemaRequest
 from instep_schemas.registry.store import READ_ONLY, Store, Version, level_of
-from instep_schemas.registry.subjects import DEFAULT_CONTEXT, context_of
+from instep_schemas.registry.subjects import DEFAULT_CONTEXT, GLOBAL_CONTEXT, context_of
 from instep_schemas.registry.subjects import canonical as canonical_subject
 
 
@@ -75,8 +75,8 @@ def registered(version: Version) -> dict[str, Any]:
 
 
 def content_body(content: Content) -> dict[str, Any]:
-    """A content as it stands in answers; absent parts are left out, and so is the type AVRO."""
-    body: dict[str, Any] = {"schema": content.text}
+    """A content as it stands in answers; absent parts are left out."""
+    body: dict[str, Any] = {"schema": content.text, "schemaType": "AVRO"}
     if content.references:
         body["references"] = [reference.body() for reference in content.references]
     if content.metadata is not None:
@@ -92,21 +92,26 @@ def _entry(version: Version) -> Entry:
 
 def _check_subject(subject: str) -> None:
     name = subject.rpartition(":")[2] if subject.startswith(":.") else subject
-    if not name or name in ("__GLOBAL", "__EMPTY") or any(ord(char) < 32 or ord(char) == 127 for char in subject):
+    if (
+        not name
+        or context_of(subject) == GLOBAL_CONTEXT
+        or name in ("__GLOBAL", "__EMPTY")
+        or any(ord(char) < 32 or ord(char) == 127 for char in subject)
+    ):
         raise refusals.invalid_subject(subject)
 
 
 def _check_register_mode(store: Store, subject: str, request: SchemaRequest) -> bool:
     """Whether this is an import; its id is given."""
-    mode = store.effective_mode(subject)
+    mode, context = store.effective_mode(subject), context_of(subject)
     if mode in READ_ONLY:
-        raise refusals.not_permitted(f"Subject {subject} is in read-only mode")
+        raise refusals.not_in_mode(subject, context, "in read-only")
     if request.schema_id >= 0:
-        if mode != "IMPORT":
-            raise refusals.not_permitted(f"Subject {subject} is not in import mode")
+        if mode not in ("IMPORT", "FORWARD"):
+            raise refusals.not_in_mode(subject, context, "not in import")
         return True
     if mode != "READWRITE":
-        raise refusals.not_permitted(f"Subject {subject} is not in read-write mode")
+        raise refusals.not_in_mode(subject, context, "not in read-write")
     return False
 
 
@@ -217,7 +222,7 @@ def _choose_id(store: Store, subject: str, content: Content, request: SchemaRequ
     if request.schema_id < 0:
         return store.highest_id(context) + 1 if known is None else known
     if any(holder.content.guid != content.guid for holder in store.holders(context, request.schema_id)):
-        raise refusals.id_taken(request.schema_id)
+        raise refusals.id_taken(request.schema_id, context)
     return request.schema_id
 
 
@@ -241,7 +246,9 @@ def _replaced(store: Store, new: Version) -> list[Entry]:
     return [
         Entry(Key(Keytype.SCHEMA, *old.place), None)
         for old in store.versions(new.subject, deleted_only=True)
-        if old.content.guid == new.content.guid and old.place != new.place and not store.referrers(*old.place)
+        if old.content.guid == new.content.guid
+        and old.place != new.place
+        and not store.referrers(*old.place, deleted=True)
     ]
 
 

@@ -129,6 +129,10 @@ def _rule(raw: Any, modes: tuple[str, ...]) -> dict[str, Any]:
         raise refusals.invalid_rule_set(f"the rule {raw['name']} has no type")
     default = "WRITEREAD" if "WRITEREAD" in modes else "UPDOWN"
     rule = {"kind": "TRANSFORM", "mode": default, **{k: v for k, v in raw.items() if v is not None}}
+    if rule["kind"] not in ("TRANSFORM", "CONDITION"):
+        raise refusals.invalid_rule_set(
+            f"the rule {raw['name']} has kind {rule['kind']}; it may be TRANSFORM, CONDITION"
+        )
     if rule["mode"] not in modes:
         raise refusals.invalid_rule_set(f"the rule {raw['name']} has mode {rule['mode']}; it may be {', '.join(modes)}")
     return rule
@@ -161,14 +165,18 @@ def _level(raw: Any) -> str:
         raise refusals.invalid_level() from None
 
 
-def mode_request(body: Any) -> str:
-    """Read a mode update.
+def mode_request(body: Any, subject: str | None) -> str | None:
+    """Read a mode update; None: no mode of its own.
 
     Raises:
-        Refusal: 42204 for an unknown mode.
+        Refusal: 42204 for an unknown mode, or FORWARD elsewhere than globally.
     """
-    mode = str(body.get("mode") if isinstance(body, dict) else "").upper()
-    if mode not in MODES:
+    if not isinstance(body, dict):
+        raise refusals.bad_request("The body must be a JSON object.")
+    if body.get("mode") is None:
+        return None
+    mode = str(body["mode"]).upper()
+    if mode not in MODES or (mode == "FORWARD" and subject is not None):
         raise refusals.invalid_mode()
     return mode
 

@@ -172,11 +172,11 @@ class Store:
         for subject in sorted(self._versions):
             yield from self.versions(subject, deleted=True)
 
-    def referrers(self, subject: str, version: int) -> list[Version]:
-        """The live versions that reference this one."""
+    def referrers(self, subject: str, version: int, *, deleted: bool = False) -> list[Version]:
+        """The versions that reference this one."""
         places = sorted(self._referrers.get((subject, version), ()))
         found = (self._versions[s][v] for s, v in places)
-        return [referrer for referrer in found if not referrer.deleted]
+        return [referrer for referrer in found if deleted or not referrer.deleted]
 
     # ---- ids --------------------------------------------------------------------------------------------------------
 

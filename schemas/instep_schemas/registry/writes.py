@@ -15,7 +15,7 @@ from instep_schemas.registry.subjects import DEFAULT_CONTEXT, context_of, join
 
 def _check_writable(store: Store, subject: str | None) -> None:
     if store.effective_mode(subject) in READ_ONLY:
-        raise refusals.not_permitted(f"Subject {subject or '(all)'} is in read-only mode")
+        raise refusals.not_in_mode(str(subject), context_of(subject or ""), "in read-only")
 
 
 def delete_subject(store: Store, subject: str, *, permanent: bool) -> Decision:
@@ -32,13 +32,12 @@ def delete_subject(store: Store, subject: str, *, permanent: bool) -> Decision:
         raise refusals.subject_not_soft_deleted(subject)
     if not permanent and not live:
         raise refusals.subject_soft_deleted(subject)
-    for version in everything:
-        _check_unreferenced(store, version)
+    _check_unreferenced(store, everything, permanent)
     if permanent:
-        return Decision([v.version for v in everything], tuple(_gone(store, everything)))
-    last = everything[-1].version
-    deletion = Entry(Key(Keytype.DELETE_SUBJECT, subject), {"subject": subject, "version": last})
-    return Decision([v.version for v in live], (deletion, *_settings_gone(store, subject)))
+        entries = (*_gone(store, everything), *_settings_gone(store, subject))
+        return Decision([v.version for v in everything], entries)
+    deletion = {"subject": subject, "version": everything[-1].version}
+    return Decision([v.version for v in live], (Entry(Key(Keytype.DELETE_SUBJECT, subject), deletion),))
 
 
 def delete_version(store: Store, subject: str, number: int, *, permanent: bool) -> Decision:
@@ -59,17 +58,20 @@ def delete_version(store: Store, subject: str, number: int, *, permanent: bool) 
         raise refusals.version_not_soft_deleted(subject, version.version)
     if not permanent and version.deleted:
         raise refusals.version_soft_deleted(subject, version.version)
-    _check_unreferenced(store, version)
+    _check_unreferenced(store, [version], permanent)
     if permanent:
-        return Decision(version.version, tuple(_gone(store, [version])))
+        settings = _settings_gone(store, subject) if everything == [version] else []
+        return Decision(version.version, (*_gone(store, [version]), *settings))
     entry = schema_entry(subject, version.version, version.schema_id, version.content, deleted=True)
-    last = [v.version for v in store.versions(subject)] == [version.version]
-    return Decision(version.version, (entry, *(_settings_gone(store, subject) if last else ())))
+    return Decision(version.version, (entry,))
 
 
-def _check_unreferenced(store: Store, version: Version) -> None:
-    if store.referrers(*version.place):
-        raise refusals.referenced(*version.place)
+def _check_unreferenced(store: Store, versions: Sequence[Version], permanent: bool) -> None:
+    """What goes together may reference one another; a deletion for good also looks at softly deleted referrers."""
+    places = {version.place for version in versions}
+    for version in versions:
+        if any(other.place not in places for other in store.referrers(*version.place, deleted=permanent)):
+            raise refusals.referenced(*version.place)
 
 
 def _gone(store: Store, versions: Sequence[Version]) -> list[Entry]:
@@ -79,7 +81,7 @@ def _gone(store: Store, versions: Sequence[Version]) -> list[Entry]:
 
 
 def _settings_gone(store: Store, subject: str) -> list[Entry]:
-    """A deleted subject takes its own configuration and mode along."""
+    """A subject deleted for good takes its own configuration and mode along."""
     config = [Entry(Key(Keytype.CONFIG, subject), None)] if store.config(subject) is not None else []
     mode = [Entry(Key(Keytype.MODE, subject), None)] if store.mode(subject) is not None else []
     return [*config, *mode]
@@ -124,31 +126,33 @@ def delete_config(store: Store, subject: str | None, *, recursive: bool = False)
         raise refusals.subject_not_found(subject)
     targets = [subject, *(store.scopes_within(subject) if recursive else ())]
     entries = tuple(Entry(Key(Keytype.CONFIG, t), None) for t in targets if store.config(t) is not None)
-    return Decision(config_body(old or store.effective_config(None), "compatibility"), entries)
+    return Decision(config_body(old or store.effective_config(None), "compatibilityLevel"), entries)
 
 
 def config_body(config: Mapping[str, Any], level_field: str) -> dict[str, Any]:
-    """A configuration as it stands in answers: reads call the level `compatibilityLevel`, writes `compatibility`."""
+    """A configuration as it stands in answers; updates echo `compatibility`, others say `compatibilityLevel`."""
     fields = {k: v for k, v in config.items() if v is not None and k != "compatibilityLevel"}
     level = config.get("compatibilityLevel")
     return ({level_field: level} if level else {}) | fields
 
 
-def set_mode(store: Store, subject: str | None, mode: str, *, force: bool) -> Decision:
-    """Set a mode. IMPORT needs an empty subject or registry, or force; softly deleted leftovers are then cleared.
+def set_mode(store: Store, subject: str | None, mode: str | None, *, force: bool) -> Decision:
+    """Set a mode, or with None let the one above hold.
+
+    IMPORT needs a place without schemas, where softly deleted ones are cleared, or force.
 
     Raises:
-        Refusal: 42205.
+        Refusal: 42205, 42206.
     """
     entries: list[Entry] = []
-    if mode == "IMPORT" and store.effective_mode(subject) != "IMPORT":
+    if mode == "IMPORT" and store.effective_mode(subject) != "IMPORT" and not force:
         within = [v for v in store.every_version() if subject is None or subject in scopes(v.subject)]
-        if not force and any(not version.deleted for version in within):
+        if any(not version.deleted for version in within):
             raise refusals.not_permitted("Cannot import since found existing subjects")
-        leftovers = [version for version in within if version.deleted and not store.referrers(*version.place)]
-        entries = _gone(store, leftovers) if leftovers else []
-    key = Key(Keytype.MODE, subject)
-    return Decision({"mode": mode}, (*entries, Entry(key, {"subject": subject, "mode": mode})))
+        _check_unreferenced(store, within, permanent=True)
+        entries = _gone(store, within) if within else []
+    value = None if mode is None else {"subject": subject, "mode": mode}
+    return Decision({"mode": mode}, (*entries, Entry(Key(Keytype.MODE, subject), value)))
 
 
 def delete_mode(store: Store, subject: str | None, *, recursive: bool = False) -> Decision:

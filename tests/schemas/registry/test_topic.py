@@ -93,6 +93,7 @@ def test_our_topic_holds_only_what_other_registries_know(kafka: KafkaSettings, t
         http.put("/mode", json={"mode": "READWRITE"})
         http.post("/subjects/:.c:a/versions", json={"schema": TEXT})
         http.delete("/subjects/a")
+        http.delete("/subjects/a?permanent=true")
     records = contents(kafka, topic)
     assert [key.decode() for key, _ in records] == [
         '{"keytype":"NOOP","magic":0}',
@@ -102,6 +103,8 @@ def test_our_topic_holds_only_what_other_registries_know(kafka: KafkaSettings, t
         '{"keytype":"CONTEXT","tenant":"default","context":".c","magic":0}',
         '{"keytype":"SCHEMA","subject":":.c:a","version":1,"magic":1}',
         '{"keytype":"DELETE_SUBJECT","subject":"a","magic":0}',
+        '{"keytype":"SCHEMA","subject":"a","version":1,"magic":1}',
+        '{"keytype":"NOOP","magic":0}',
         '{"keytype":"CONFIG","subject":"a","magic":0}',
     ]
     assert json.loads(records[1][1] or b"") == {
