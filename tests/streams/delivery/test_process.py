@@ -28,6 +28,7 @@ from instep_schemas import records
 from instep_schemas.documents import DocumentColumn
 from instep_streams.delivery import deadletters, sinks
 from instep_streams.delivery.process import run
+from instep_streams.delivery.retry import retry
 from instep_streams.delivery.status import applied, latencies, status
 
 CARD = [DocumentColumn("k", "text"), DocumentColumn("v", "integer")]
@@ -181,6 +182,23 @@ async def test_a_newer_version_that_is_taken_closes_the_letter(cards: FlowTopic,
     assert await deadletters.list_open(cards.settings, "crm") == []
     found = await status(cards.settings, "crm")
     assert found["dead_letters"] == 0 and found["outcomes"]["rejected"] == 1
+
+
+async def test_a_letter_is_delivered_again_when_the_target_takes_it(cards: FlowTopic, crm: Contract) -> None:
+    crm.refused = {"bad", "worse"}
+    async with delivering(cards):
+        await cards.emit(card(cards, "bad", 1), card(cards, "worse", 1), card(cards, "good", 1))
+        await until(lambda: settled(cards, 3))
+        crm.refused = {"worse"}
+        assert await retry(cards.settings, "crm", cards.name, ("bad",)) == {"written": 1}
+        assert crm.records["bad"]["v"] == 1
+        assert [letter.key for letter in await deadletters.list_open(cards.settings, "crm")] == [("worse",)]
+        assert await retry(cards.settings, "crm") == {"rejected": 1}
+        (letter,) = await deadletters.list_open(cards.settings, "crm")
+        assert letter.attempts > 1
+        await cards.emit(card(cards, "bad", 2))
+        await until(lambda: settled(cards, 4))
+    assert crm.records["bad"]["v"] == 2
 
 
 async def test_a_refused_key_ends_the_process_with_one_sentence(cards: FlowTopic, crm: Contract) -> None:
