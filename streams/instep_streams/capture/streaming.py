@@ -14,6 +14,7 @@ import psycopg
 from instep.change import Position, format_lsn
 from instep.failpoints import hit
 from instep.journal import JournalEntry
+from instep.telemetry import CHANGES, LAG, POSITION
 from instep_connectors.postgres.pgoutput import decode
 from instep_connectors.postgres.replication import Keepalive, ReplicationConnection
 from instep_connectors.postgres.session import passing
@@ -132,10 +133,18 @@ class Streaming:
     def _committed(self, batch: Batch, entry: JournalEntry) -> None:
         hit("capture.committed")
         self._moved_at = time.monotonic()
+        self._measure(entry)
         captured = captured_lsn(entry)
         if captured > self._confirmed:
             self._confirmed = captured
             self._send_status()
+
+    def _measure(self, entry: JournalEntry) -> None:
+        source = self._task.source
+        POSITION.labels("topic", source).set(entry.last.lsn)
+        if entry.changes:
+            CHANGES.labels(source).inc(entry.changes)
+            LAG.labels("topic").observe(max(0.0, time.time() - entry.first_commit_us / 1e6))
 
     def _keepalive(self, keepalive: Keepalive) -> None:
         self._passed = max(self._passed, keepalive.end)
