@@ -138,6 +138,8 @@ class Product:
         """Template with its variant."""
         template = {slot.field.name: value for slot, value in values.items() if slot.part == "template"}
         variant = {slot.field.name: value for slot, value in values.items() if slot.part == "variant"}
+        if "default_uom" in template and "sale_uom" in defaults:
+            template.setdefault("sale_uom", template["default_uom"])  # Tryton wants both of one category
         return {**defaults, **template, "products": [["create", [{"suffix_code": key, **variant}]]]}
 
     def change(self, held: Held, values: Mapping[Slot, Any], active: bool | None) -> Call:
