@@ -6,30 +6,28 @@ but for keys that are written down as dirty or pending.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import psycopg
 from psycopg import Connection
 
-from instep.change import Position
 from instep.errors import StateError
 from instep.failpoints import hit
 from instep.flowfile import Flow
 from instep.journal import JournalEntry
 from instep.protocols import Key
 from instep_schemas.documents import DocumentColumn
-from instep_streams.flows.catalog import Table, query, quote
-from instep_streams.flows.check import check
-from instep_streams.flows.compile import Plan, compile_flow
+from instep_streams.flows import progress
+from instep_streams.flows.catalog import Table, query
+from instep_streams.flows.compile import Plan
+from instep_streams.flows.deploy import deploy, version_of
 from instep_streams.flows.evaluate import EVALUATION_ERRORS, Emitted, Evaluation
 from instep_streams.flows.images import Anchor, Wanted
-from instep_streams.flows.refusals import refuse
+from instep_streams.flows.progress import Progress
 from instep_streams.flows.replica import Replica, RowChange
 from instep_streams.flows.tables import Tables, set_up
 
@@ -39,28 +37,11 @@ _MANY: Final = 5_000
 _LARGE_PART: Final = 0.1
 """Above both, the SELECT is run once for all keys instead of once per key: 10 instead of 60 microseconds a key."""
 _RETRY_S: Final = 30.0
-_NOWHERE: Final = Position(0, 0, 0)
+
+Entry = tuple[JournalEntry, Sequence[RowChange]]
+"""A journal entry and its changes, in source order."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far the replica is.
-
-    Attributes:
-        entry: number of the last journal entry applied, 0 for none.
-        position: of its last change.
-        committed_us: commit time of its last transaction, 0 for a snapshot.
-        more: its last transaction goes on in the next entry: documents must not be shown.
-        batch: number of the worker's last batch, the version of its documents.
-    """
-
-    entry: int = 0
-    position: Position = _NOWHERE
-    committed_us: int = 0
-    more: bool = False
-    batch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,23 +81,14 @@ class Engine:
         self._whole: set[str] = set()
         self._retry_at: dict[str, float] = {}
         self._tombstones: dict[str, int] = {}
-        self.progress = self._load_progress()
-
-    def _load_progress(self) -> Progress:
-        row = self._conn.execute(
-            "SELECT entry, epoch, lsn::bigint, seq, committed_us, more, batch FROM instep.progress WHERE source = %s",
-            (self._source,),
-        ).fetchone()
-        if row is None:
-            self._conn.execute("INSERT INTO instep.progress VALUES (%s, 0, 0, 0, 0, 0, false, 0)", (self._source,))
-            return Progress()
-        entry, epoch, lsn, seq, committed_us, more, batch = row
-        return Progress(entry, Position(epoch, lsn, seq), committed_us, more, batch)
+        progress.begin(conn, source)
+        self.progress = progress.load(conn, source)
 
     def ensure_tables(self, tables: Iterable[Table]) -> set[str]:
         """Create or follow table definitions; gives the ids of those that changed. Flows on them must be redeployed."""
         changed = {table.id for table in tables if self.tables.ensure(table)}
         if changed:
+            self._conn.execute("DEALLOCATE ALL")  # a prepared plan may give columns of the old type
             self._replica.forget_statements()
         return changed
 
@@ -131,101 +103,49 @@ class Engine:
         """A deployed flow's output columns."""
         return self._flows[flow].columns
 
-    def deploy(self, flows: Mapping[str, Flow]) -> dict[str, bool]:
+    def version(self, flow: str) -> str:
+        """A deployed flow's version: changes with its SELECT, key or output types."""
+        return version_of(self._flows[flow].plan, self._flows[flow].columns)
+
+    def deploy(self, flows: Mapping[str, Flow]) -> set[str]:
         """Deploy these flows and no others, on whole transactions only (`progress.more` false).
 
         A new or changed flow is evaluated as a whole by the next `slice`s; flows that are gone keep their documents.
 
         Returns:
-            Per flow, whether it is new (never deployed in this state database).
+            The flows that this state database did not know.
 
         Raises:
             FlowError: one of them is refused; nothing is deployed then.
         """
-        plans = {name: compile_flow(flow, self.tables) for name, flow in flows.items()}
-        deployed: dict[str, Evaluation] = {}
-        new: dict[str, bool] = {}
-        with self._conn.transaction():
-            for name, plan in plans.items():
-                columns = check(self._conn, plan)
-                deployed[name], new[name] = self._register(plan, columns)
-                self._index(plan)
-            self._conn.execute(
-                "UPDATE instep.flows SET state = 'removed' WHERE source = %s AND NOT name = ANY(%s) AND state = 'live'",
-                (self._source, list(flows)),
-            )
-            rows = self._conn.execute(
-                "SELECT name FROM instep.flows WHERE source = %s AND whole AND state = 'live'", (self._source,)
-            )
-            whole = {name for (name,) in rows.fetchall()}
-        for name in self._flows.keys() - flows.keys():
-            log.warning("flow %s is removed: its documents stay as they are", name)
-        for table in {table for plan in plans.values() for table in plan.tables}:
-            self._conn.execute(f"ANALYZE {self.tables[table].sql}")
-        self._flows, self._whole = deployed, whole
-        self._replica.want(_wanted(plans.values()))
-        return new
-
-    def _register(self, plan: Plan, columns: tuple[DocumentColumn, ...]) -> tuple[Evaluation, bool]:
-        version = _version(plan, columns)
-        keys = json.dumps([[c.name, c.type] for c in columns if c.name in plan.flow.key] + [list(plan.anchor)])
-        row = self._conn.execute(
-            "SELECT id, version, keys::jsonb = %s::jsonb, state, source = %s FROM instep.flows WHERE name = %s",
-            (keys, self._source, plan.flow.name),
-        ).fetchone()
-        if row is None:
-            (number,) = self._conn.execute(
-                "INSERT INTO instep.flows (source, name, version, keys, whole, state) VALUES (%s, %s, %s, %s, true,"
-                " 'live') RETURNING id",
-                (self._source, plan.flow.name, version, keys),
-            ).fetchone() or (0,)
-            evaluation = Evaluation(self._conn, plan, columns, number)
-            evaluation.create()
-            return evaluation, True
-        number, held, same_keys, state, same_source = row
-        if not same_keys or not same_source:
-            raise refuse("KEY_CHANGED", f"Flow {plan.flow.name}")
-        if held != version or state != "live":
-            self._conn.execute(
-                "UPDATE instep.flows SET version = %s, whole = true, state = 'live', fault = '' WHERE id = %s",
-                (version, number),
-            )
-        return Evaluation(self._conn, plan, columns, number), False
-
-    def _index(self, plan: Plan) -> None:
-        for name, expressions in plan.indexes:
-            table = self.tables[name]
-            if tuple(quote(each) for each in table.key[: len(expressions)]) == expressions:
-                continue
-            digest = hashlib.sha256("\0".join((name, *expressions)).encode()).hexdigest()[:16]
-            listed = ", ".join(
-                each if each.startswith('"') and each.endswith('"') else f"({each})" for each in expressions
-            )
-            try:
-                with self._conn.transaction():
-                    self._conn.execute(f"CREATE INDEX IF NOT EXISTS instep_{digest} ON {table.sql} ({listed})".encode())
-            except psycopg.errors.InvalidObjectDefinition:
-                raise refuse("KEY_EXPR", f"Flow {plan.flow.name}: {listed}") from None
+        done = deploy(self._conn, self._source, self.tables, flows)
+        self._flows, self._whole = done.flows, done.whole
+        self._replica.want(_wanted(self.plans.values()))
+        return done.new
 
     def adopt(self, flow: str, keys: Iterable[tuple[Key, str]]) -> None:
-        """For a flow that is new in this state database: keys and digests that its topic already holds."""
+        """Take keys and digests that the flow's topic holds as what was emitted; the flow is compared as a whole."""
         with self._conn.transaction():
             self._flows[flow].adopt(keys)
+            self._conn.execute("UPDATE instep.flows SET whole = true WHERE name = %s", (flow,))
+        self._whole.add(flow)
 
     def start_above(self, batch: int) -> None:
-        """Number batches above one that was published before this state database existed."""
+        """Number batches above one that was published before this state database existed, or from a newer copy."""
         if batch > self.progress.batch:
-            progress = replace(self.progress, batch=batch)
-            self._save(progress)
-            self.progress = progress
+            self._move(replace(self.progress, batch=batch))
 
     # -- steps ------------------------------------------------------------------------------------------------------
 
-    def process(self, entries: Sequence[tuple[JournalEntry, Sequence[RowChange]]]) -> Batch:
+    def process(self, entries: Sequence[Entry], journal: int = 0) -> Batch:
         """Apply journal entries, in order, and evaluate what they made dirty, in one transaction.
 
         Entries that were applied before are passed over. Documents come out only where the last entry ends a source
         transaction. The caller publishes the batch, then calls `sent`.
+
+        Args:
+            entries: with their changes, in source order.
+            journal: offset of the journal record behind the last entry.
 
         Raises:
             StateError: an entry is missing in between.
@@ -235,24 +155,28 @@ class Engine:
             return Batch(self.progress, [])
         self._require_next(todo)
         last = todo[-1][0]
-        progress = Progress(last.batch, last.last, last.last_commit_us, last.more, self.progress.batch + 1)
+        committed_us = 0 if last.snapshot else last.last_commit_us
+        aim = replace(
+            self.progress, entry=last.batch, journal=journal, position=last.last, committed_us=committed_us,
+            more=last.more,
+        )  # fmt: skip
         put_off: set[str] = set()
         while True:
             try:
-                return self._process(todo, put_off, progress)
+                return self._process(todo, put_off, aim)
             except _FlowFault as fault:
                 log.error("flow %s cannot be evaluated: %s", fault.flow, fault.error)
                 put_off.add(fault.flow)
 
-    def repeat(self, entries: Sequence[tuple[JournalEntry, Sequence[RowChange]]]) -> Batch:
+    def repeat(self, entries: Sequence[Entry]) -> Batch:
         """Apply entries again that were applied before, whole or in part: the position rule drops what is older."""
-        return self._process(entries, set(self._flows), replace(self.progress, batch=self.progress.batch + 1))
+        return self._process(entries, set(self._flows), self.progress)
 
     def close(self) -> None:
         """End the session; safe to call twice."""
         self._conn.close()
 
-    def _require_next(self, entries: Sequence[tuple[JournalEntry, Sequence[RowChange]]]) -> None:
+    def _require_next(self, entries: Sequence[Entry]) -> None:
         expected = self.progress.entry
         for entry, _ in entries:
             expected += 1
@@ -262,11 +186,10 @@ class Engine:
                     "Records are missing: rebuild the replica from a new snapshot.",
                 )
 
-    def _process(
-        self, entries: Sequence[tuple[JournalEntry, Sequence[RowChange]]], put_off: set[str], progress: Progress
-    ) -> Batch:
+    def _process(self, entries: Sequence[Entry], put_off: set[str], aim: Progress) -> Batch:
         documents: list[Emitted] = []
         whole: set[str] = set()
+        batch = self.progress.batch + 1
         with self._conn.transaction():
             images = self._replica.apply((entry.batch, change) for entry, changes in entries for change in changes)
             for flow, anchors in images.anchors(self._walk).items():
@@ -275,15 +198,41 @@ class Engine:
                 if self._is_large(flow, anchors):
                     self._conn.execute("UPDATE instep.flows SET whole = true WHERE name = %s", (flow,))
                     whole.add(flow)
+                elif aim.more or flow in put_off or len(anchors) > SLICE:
+                    self._flows[flow].put_off(anchors)
                 else:
-                    documents += self._settle(flow, anchors, progress, flow in put_off)
-            self._save(progress)
+                    documents += self._evaluate(flow, anchors, batch)
+            self._whole |= whole
+            reached = self._reached(aim, documents)
+            self._record(documents, reached)
             hit("worker.applied")
-        self.progress = progress
-        self._whole |= whole
+        self.progress = reached
         hit("worker.committed")
-        self._note_tombstones(documents)
-        return Batch(progress, documents)
+        return self._made(documents)
+
+    def _reached(self, aim: Progress, documents: Sequence[Emitted]) -> Progress:
+        """The progress of a step: a new batch number only for new documents, settled when no key waits."""
+        waits = aim.more or self._whole or any(each.waiting for each in self._flows.values())
+        return replace(
+            aim,
+            batch=self.progress.batch + bool(documents),
+            settled=self.progress.settled if waits else aim.entry,
+        )
+
+    def _record(self, documents: Sequence[Emitted], reached: Progress) -> None:
+        progress.move(self._conn, self._source, self.progress, reached)
+        for flow, count in Counter(each.flow for each in documents).items():
+            self._conn.execute("UPDATE instep.flows SET emitted = emitted + %s WHERE name = %s", (count, flow))
+
+    def _move(self, reached: Progress) -> None:
+        progress.move(self._conn, self._source, self.progress, reached)
+        self.progress = reached
+
+    def _made(self, documents: list[Emitted], *, seed: bool = False) -> Batch:
+        for each in documents:
+            if each.document is None:
+                self._tombstones.setdefault(each.flow, each.batch)
+        return Batch(self.progress, documents, seed)
 
     def _walk(self, sql: str, values: Sequence[Sequence[str]]) -> list[Anchor]:
         return self._conn.execute(query(sql), list(values), prepare=True).fetchall()
@@ -291,31 +240,11 @@ class Engine:
     def _is_large(self, flow: str, anchors: set[Anchor]) -> bool:
         return len(anchors) > _MANY and len(anchors) > _LARGE_PART * self._flows[flow].emitted_estimate()
 
-    def _settle(self, flow: str, anchors: set[Anchor], progress: Progress, put_off: bool) -> list[Emitted]:
-        """Evaluate dirty anchors now, or write them down: many, failing, or within a source transaction."""
-        evaluation = self._flows[flow]
-        if progress.more or put_off or len(anchors) > SLICE:
-            evaluation.put_off(anchors)
-            return []
+    def _evaluate(self, flow: str, anchors: set[Anchor], batch: int) -> list[Emitted]:
         try:
-            return evaluation.evaluate(sorted(anchors), progress.batch)
+            return self._flows[flow].evaluate(sorted(anchors), batch)
         except EVALUATION_ERRORS as exc:
             raise _FlowFault(flow, exc) from exc
-
-    def _save(self, progress: Progress) -> None:
-        done = self._conn.execute(
-            "UPDATE instep.progress SET entry = %s, epoch = %s, lsn = %s, seq = %s, committed_us = %s, more = %s,"
-            " batch = %s WHERE source = %s AND entry = %s AND batch = %s",
-            (
-                progress.entry, *progress.position, progress.committed_us, progress.more, progress.batch,
-                self._source, self.progress.entry, self.progress.batch,
-            ),
-            prepare=True,
-        )  # fmt: skip
-        if done.rowcount != 1:
-            raise StateError(
-                f"Another worker moved the state of source {self._source}.", "Run one worker per source and database."
-            )
 
     @property
     def waiting(self) -> bool:
@@ -334,21 +263,25 @@ class Engine:
         if flow is None or self.progress.more:
             return Batch(self.progress, [])
         evaluation = self._flows[flow]
-        progress = replace(self.progress, batch=self.progress.batch + 1)
+        whole, seed = flow in self._whole, evaluation.seeding
         try:
             with self._conn.transaction():
-                documents = evaluation.slice(count, progress.batch) if flow not in self._whole else []
-                if flow in self._whole:
+                documents: list[Emitted] = []
+                if whole:
                     self._evaluate_whole(flow, evaluation)
-                self._save(progress)
+                else:
+                    documents = evaluation.slice(count, self.progress.batch + 1)
+                self._whole.discard(flow)
+                reached = self._reached(self.progress, documents)
+                self._record(documents, reached)
         except BaseException:
             evaluation.look_again()
+            if whole:
+                self._whole.add(flow)
             raise
-        self.progress = progress
-        self._whole.discard(flow)
+        self.progress = reached
         self._note_fault(flow, evaluation)
-        self._note_tombstones(documents)
-        return Batch(progress, documents, seed=True)
+        return self._made(documents, seed=seed)
 
     def _evaluate_whole(self, flow: str, evaluation: Evaluation) -> None:
         try:
@@ -373,8 +306,7 @@ class Engine:
     def unsent(self, marker: int) -> Batch:
         """What was committed but not published: everything after the batch of the last marker."""
         documents = [each for evaluation in self._flows.values() for each in evaluation.unsent(marker)]
-        self._note_tombstones(documents)
-        return Batch(self.progress, sorted(documents, key=lambda each: each.batch))
+        return self._made(sorted(documents, key=lambda each: each.batch))
 
     def sent(self, batch: int) -> None:
         """Everything up to this batch is published: tombstones need no longer be kept."""
@@ -383,11 +315,6 @@ class Engine:
             if flow in self._flows:
                 self._flows[flow].forget_tombstones(batch)
             del self._tombstones[flow]
-
-    def _note_tombstones(self, documents: Iterable[Emitted]) -> None:
-        for each in documents:
-            if each.document is None:
-                self._tombstones.setdefault(each.flow, each.batch)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Per flow: documents alive and keys that wait."""
@@ -401,12 +328,6 @@ class _FlowFault(Exception):
         super().__init__(flow)
         self.flow = flow
         self.error = (str(error).splitlines() or [""])[0]
-
-
-def _version(plan: Plan, columns: Sequence[DocumentColumn]) -> str:
-    """Changes when the SELECT, its key or its output types do."""
-    parts = [plan.sql, *plan.flow.key, *(f"{each.name} {each.type}" for each in columns)]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def _wanted(plans: Iterable[Plan]) -> dict[str, list[Wanted]]:

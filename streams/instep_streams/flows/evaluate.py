@@ -192,6 +192,11 @@ SELECT {_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
         ).fetchone() or (0, 0)
         return {"documents": int(row[0]), "waiting": int(row[1])}
 
+    @property
+    def seeding(self) -> bool:
+        """Whether the next slice is of a whole evaluation."""
+        return self._has_pending
+
     def look_again(self) -> None:
         """A step was rolled back: what was put off may still be there."""
         self._has_pending = self.waiting = True
@@ -249,8 +254,9 @@ SELECT {_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
         self._conn.execute(f'DELETE FROM {self._out} WHERE "*h" IS NULL AND "*batch" <= %s', (marker,))
 
     def adopt(self, keys: Iterable[tuple[Key, str]]) -> None:
-        """Take keys and digests that stand in the flow topic as emitted (the state database is new)."""
+        """Take keys and digests that stand in the flow topic as what was emitted, in place of what is held."""
         rows = list(keys)
+        self._conn.execute(f"TRUNCATE {self._out}")
         names = self.plan.flow.key
         typed = ", ".join(f"c{i}::{self._types[name]}" for i, name in enumerate(names))
         given = ", ".join(f"{GIVEN}::text[]" for _ in names)

@@ -12,18 +12,20 @@ import psycopg
 from psycopg import Connection
 
 from instep.errors import StateError
-from instep_streams.flows.catalog import POSITION, Column, Table, literal, quote
+from instep_streams.flows.catalog import POSITION, Catalog, Column, Table, literal, quote
 
 _SETUP: Final = """
 CREATE SCHEMA IF NOT EXISTS instep;
 CREATE TABLE IF NOT EXISTS instep.tables (
     id serial PRIMARY KEY, source text NOT NULL, name text NOT NULL UNIQUE, shape jsonb NOT NULL);
 CREATE TABLE IF NOT EXISTS instep.progress (
-    source text PRIMARY KEY, entry bigint NOT NULL, epoch bigint NOT NULL, lsn numeric NOT NULL, seq bigint NOT NULL,
-    committed_us bigint NOT NULL, more boolean NOT NULL, batch bigint NOT NULL) WITH (fillfactor = 50);
+    source text PRIMARY KEY, entry bigint NOT NULL, journal bigint NOT NULL, epoch bigint NOT NULL,
+    lsn numeric NOT NULL, seq bigint NOT NULL, committed_us bigint NOT NULL, more boolean NOT NULL,
+    batch bigint NOT NULL, settled bigint NOT NULL) WITH (fillfactor = 50);
 CREATE TABLE IF NOT EXISTS instep.flows (
     id serial PRIMARY KEY, source text NOT NULL, name text NOT NULL UNIQUE, version text NOT NULL,
-    keys jsonb NOT NULL, whole boolean NOT NULL, state text NOT NULL, fault text NOT NULL DEFAULT '');
+    keys jsonb NOT NULL, whole boolean NOT NULL, state text NOT NULL, fault text NOT NULL DEFAULT '',
+    emitted bigint NOT NULL DEFAULT 0) WITH (fillfactor = 50);
 """
 _STORAGE: Final = "WITH (fillfactor = 75, autovacuum_vacuum_scale_factor = 0.1)"
 _ARRAY: Final = re.compile(r"(?:\[\])+$")
@@ -49,6 +51,7 @@ class Tables(Mapping[str, Table]):
         self._source = source
         self._tables: dict[str, Table] = {}
         self._numbers: dict[str, int] = {}
+        self._keyless: dict[str, Table] = {}
         self.load()
 
     def __getitem__(self, name: str) -> Table:
@@ -59,6 +62,11 @@ class Tables(Mapping[str, Table]):
 
     def __len__(self) -> int:
         return len(self._tables)
+
+    @property
+    def captured(self) -> Catalog:
+        """Every captured table, also those without a key, whose rows are not held."""
+        return {**self._keyless, **self._tables}
 
     def load(self) -> None:
         """Read them again, after a transaction that changed them was rolled back."""
@@ -81,7 +89,9 @@ class Tables(Mapping[str, Table]):
             StateError: another source holds a table of that name, or the change cannot be followed.
         """
         if not table.key:
+            self._keyless[table.id] = table
             return False
+        self._keyless.pop(table.id, None)
         for column in table.columns:
             self._ensure_type(column)
         table = self._storable(table)

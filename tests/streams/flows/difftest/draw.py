@@ -15,7 +15,13 @@ from tests.streams.flows.difftest.store import Reference, Store
 _TEXTS = ("a", "b", "c", "DE", "FR", "open", "done", "Ärzte", "alpha 12", "Zed", "x'y", "50%", "", " b ", "über")
 _NUMBERS = ("0", "1", "1.0", "1.00", "2.5", "-3", "9.990", "30.00", "1234567.89", "0.01")
 _TIMES = ("2024-02-29 10:00:00.123456+00", "2024-12-31 23:59:59+00", "2024-05-01 23:30+00", "2023-01-31 00:00:00+05")
-_DOCUMENTS: tuple[object, ...] = ({"color": "red", "hot": True}, {"dims": {"w": "9", "h": 1.50}}, {"color": None}, {}, [1, 2])
+_DOCUMENTS: tuple[object, ...] = (
+    {"color": "red", "hot": True},
+    {"dims": {"w": "9", "h": 1.50}},
+    {"color": None},
+    {},
+    [1, 2],
+)
 _Draw = Callable[[random.Random], str]
 
 

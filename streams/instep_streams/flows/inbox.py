@@ -1,0 +1,190 @@
+"""The worker's input: journal entries, the records they point at, and the tables as the registry describes them."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from instep.change import POSITION_HEADER, Op, Position
+from instep.errors import StateError
+from instep.journal import JournalEntry
+from instep.settings import KafkaSettings
+from instep.topics import journal_topic, key_subject, value_subject
+from instep_connectors.kafka import RangeReader, Record
+from instep_schemas.client import RegistryClient
+from instep_schemas.decode import Decoder, KeyDecoder, compile_decoder, decode_key, decode_key_header
+from instep_schemas.records import decode_journal, unframe
+from instep_schemas.shape import shape_of
+from instep_streams.flows.catalog import Column, Table
+from instep_streams.flows.replica import RowChange, RowKey
+
+_OLD_KEY: Final = "__debezium.oldkey"
+_NO_POSITION: Final = Position(0, 0, 0).pack()
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """How to read the records of one value schema."""
+
+    table: str
+    decode: Decoder
+
+
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    """How to read the keys of one key schema."""
+
+    decode: KeyDecoder
+    decode_header: KeyDecoder
+
+
+class Read(NamedTuple):
+    """What one journal entry brings.
+
+    Attributes:
+        entry: the entry.
+        changes: its changes, in source order.
+        tables: tables whose definition is newer than what was seen before.
+    """
+
+    entry: JournalEntry
+    changes: list[RowChange]
+    tables: list[Table]
+
+
+class Inbox:
+    """Reads what journal entries point at. Blocking; one call at a time.
+
+    Args:
+        kafka: the brokers.
+        registry: of the data topics' schemas.
+        source: the source's name.
+    """
+
+    def __init__(self, kafka: KafkaSettings, registry: RegistryClient, source: str) -> None:
+        self._registry, self._source = registry, source
+        self._reader = RangeReader(kafka, f"instep-worker-{source}")
+        self._journal = RangeReader(kafka, f"instep-worker-{source}-journal")
+        self._readers: dict[int, _Reader] = {}
+        self._keys: dict[int, _Keys] = {}
+
+    def close(self) -> None:
+        """Release the connections."""
+        self._reader.close()
+        self._journal.close()
+
+    def tables(self) -> list[Table]:
+        """Every table that capture has registered, as it is now.
+
+        Raises:
+            RegistryError, ConnectionError, TimeoutError: the registry refuses or does not answer.
+        """
+        start = f"{self._source}."
+        topics = [each.removesuffix("-value") for each in self._registry.subjects() if each.endswith("-value")]
+        own = [each for each in topics if each.startswith(start) and not each.startswith(f"{start}__")]
+        return [table for topic in own if (table := self._latest(topic)) is not None]
+
+    def _latest(self, topic: str) -> Table | None:
+        value = self._registry.latest(value_subject(topic))
+        key = self._registry.latest(key_subject(topic))
+        return None if value is None else _table(None if key is None else key[2], value[2])
+
+    def entry(self, record: Record) -> JournalEntry:
+        """Decode a journal record.
+
+        Raises:
+            StateError: the bytes are no journal entry.
+        """
+        try:
+            return decode_journal(unframe(record.value or b"")[1])
+        except (ValueError, EOFError, LookupError, TypeError, struct.error) as exc:
+            raise StateError(
+                f"Record {record.offset} of {record.topic} is no journal entry: {type(exc).__name__}.",
+                "Only `instep capture` may write this topic.",
+            ) from exc
+
+    def journal(self, start: int, end: int) -> Iterator[Record]:
+        """Journal records of an offset range: for entries that the consumer group has passed."""
+        return self._journal.read({(journal_topic(self._source), 0): (start, end)})
+
+    def read(self, entry: JournalEntry) -> Read:
+        """Every change of an entry.
+
+        Raises:
+            RangeGone: retention took records.
+            KafkaFault, ConnectionError, TimeoutError, RegistryError: as the reader and the registry raise.
+            StateError: a record cannot be decoded.
+        """
+        tables: list[Table] = []
+        found: list[tuple[bytes, RowChange]] = []
+        for record in self._reader.read({tp: (entry.starts[tp], end) for tp, end in entry.ends.items()}):
+            if record.value is None:
+                continue  # the tombstone behind a delete
+            reader, newer = self._value_reader(record)
+            if newer is not None:
+                tables.append(newer)
+            change = self._change(record, reader)
+            if change is not None:
+                found.append((dict(record.headers).get(POSITION_HEADER, _NO_POSITION), change))
+        found.sort(key=lambda each: each[0])  # packed positions sort as positions do; per key the offsets decide
+        return Read(entry, [change for _, change in found], tables)
+
+    def _value_reader(self, record: Record) -> tuple[_Reader, Table | None]:
+        schema_id, _ = _unframed(record, record.value)
+        known = self._readers.get(schema_id)
+        if known is not None:
+            return known, None
+        text = self._registry.schema(schema_id)
+        try:
+            reader = _Reader(_table(None, text).id, compile_decoder(text))
+        except ValueError as exc:
+            raise _undecodable(record, exc) from exc
+        latest = self._latest(record.topic)
+        self._readers[schema_id] = reader
+        return reader, latest
+
+    def _change(self, record: Record, reader: _Reader) -> RowChange | None:
+        _, body = _unframed(record, record.value)
+        try:
+            envelope = reader.decode(body)
+            if envelope.op is Op.TRUNCATE:
+                return RowChange(reader.table, Op.TRUNCATE, ())
+            if record.key is None:
+                return None  # a keyless table: no flow can read it
+            key, moved = self._key(record)
+        except (ValueError, LookupError, TypeError, struct.error) as exc:
+            raise _undecodable(record, exc) from exc
+        return RowChange(reader.table, envelope.op, key, envelope.after, moved)
+
+    def _key(self, record: Record) -> tuple[RowKey, RowKey | None]:
+        schema_id, body = _unframed(record, record.key)
+        keys = self._keys.get(schema_id)
+        if keys is None:
+            text = self._registry.schema(schema_id)
+            keys = self._keys[schema_id] = _Keys(decode_key(text), decode_key_header(text))
+        old = next((value for name, value in record.headers if name == _OLD_KEY), None)
+        return tuple(keys.decode(body).values()), None if old is None else tuple(keys.decode_header(old).values())
+
+
+def _table(key_text: str | None, value_text: str) -> Table:
+    shape = shape_of(key_text, value_text)
+    columns = tuple(
+        Column(each.name, each.type, each.not_null, each.default, each.labels, each.base) for each in shape.columns
+    )
+    return Table(shape.schema, shape.table, columns, shape.key)
+
+
+def _unframed(record: Record, data: bytes | None) -> tuple[int, bytes]:
+    try:
+        return unframe(data or b"")
+    except ValueError as exc:
+        raise _undecodable(record, exc) from exc
+
+
+def _undecodable(record: Record, exc: Exception) -> StateError:
+    return StateError(
+        f"Record {record.offset} of {record.topic} [{record.partition}] cannot be read: {type(exc).__name__}.",
+        "Only `instep capture` may write this topic; its schemas must be in the registry.",
+    )

@@ -1,0 +1,77 @@
+"""How far the replica is: one row per source, moved in the same transaction as the rows and the documents' hashes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from psycopg import Connection
+
+from instep.change import Position
+from instep.errors import StateError
+
+_NOWHERE: Final = Position(0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the replica is.
+
+    Attributes:
+        entry: number of the last journal entry applied, 0 for none.
+        journal: offset of the journal record behind it.
+        position: of its last change.
+        committed_us: commit time of its last transaction, 0 for a snapshot.
+        more: its last transaction goes on in the next entry: documents must not be shown.
+        batch: number of the last worker batch that made documents, their version.
+        settled: the last journal entry up to which no key waits: with the batches sent, all its documents are out.
+    """
+
+    entry: int = 0
+    journal: int = 0
+    position: Position = _NOWHERE
+    committed_us: int = 0
+    more: bool = False
+    batch: int = 0
+    settled: int = 0
+
+
+def load(conn: Connection[Any], source: str) -> Progress:
+    """Read a source's progress, zero when there is none."""
+    row = conn.execute(
+        "SELECT entry, journal, epoch, lsn::bigint, seq, committed_us, more, batch, settled FROM instep.progress"
+        " WHERE source = %s",
+        (source,),
+    ).fetchone()
+    if row is None:
+        return Progress()
+    entry, journal, epoch, lsn, seq, committed_us, more, batch, settled = row
+    return Progress(entry, journal, Position(epoch, lsn, seq), committed_us, more, batch, settled)
+
+
+def begin(conn: Connection[Any], source: str) -> None:
+    """Make the row of a source that has none."""
+    conn.execute(
+        "INSERT INTO instep.progress VALUES (%s, 0, 0, 0, 0, 0, 0, false, 0, 0) ON CONFLICT DO NOTHING", (source,)
+    )
+
+
+def move(conn: Connection[Any], source: str, old: Progress, new: Progress) -> None:
+    """Move the row from one progress to the next.
+
+    Raises:
+        StateError: it stood elsewhere: another worker moves it.
+    """
+    done = conn.execute(
+        "UPDATE instep.progress SET entry = %s, journal = %s, epoch = %s, lsn = %s, seq = %s, committed_us = %s,"
+        " more = %s, batch = %s, settled = %s WHERE source = %s AND entry = %s AND batch = %s",
+        (
+            new.entry, new.journal, *new.position, new.committed_us, new.more, new.batch, new.settled,
+            source, old.entry, old.batch,
+        ),
+        prepare=True,
+    )  # fmt: skip
+    if done.rowcount != 1:
+        raise StateError(
+            f"Another worker moved the state of source {source}.", "Run one worker per source and state database."
+        )

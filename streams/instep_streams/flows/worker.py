@@ -1,0 +1,205 @@
+"""One source's worker, blocking: state database, input and output put together; `process` runs it in a thread."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg import Connection
+
+from instep.errors import Advice, FlowError, StateError, advice
+from instep.flowfile import Flow, load_all
+from instep.settings import Settings
+from instep_connectors.kafka import OutRecord, Record
+from instep_schemas.client import RegistryClient
+from instep_streams.flows.engine import Batch, Engine, Entry
+from instep_streams.flows.inbox import Inbox, Read
+from instep_streams.flows.outbox import Marker, Outbox
+from instep_streams.flows.session import open_state
+
+STEP_CHANGES = 5_000
+"""Entries are taken together up to so many changes: one evaluation for all of them."""
+
+log = logging.getLogger(__name__)
+
+
+class Outgoing(NamedTuple):
+    """One Kafka transaction to be made, and the batch number to confirm with `Worker.sent`."""
+
+    batch: Batch
+    records: list[OutRecord]
+
+
+class Worker:
+    """The worker of one source, from connecting to closing. Not thread-safe.
+
+    Args:
+        settings: resolved.
+        source: the source's name.
+
+    Raises:
+        ConnectionError: a part does not answer, or another worker still holds the state.
+        InstepError: a person must look.
+    """
+
+    def __init__(self, settings: Settings, source: str) -> None:
+        self._settings, self._source = settings, source
+        registry = settings.registry
+        self._registry = RegistryClient(
+            registry.url, registry.user, registry.password.reveal() if registry.password else ""
+        )
+        self._inbox = Inbox(settings.kafka, self._registry, source)
+        self._outbox = Outbox(settings.kafka, self._registry, source)
+        self._deployed = False
+        self._conn = open_state(settings.state.dsn.reveal())
+        try:
+            _lock(self._conn, source)
+            self._engine = Engine(self._conn, source)
+            self._outbox.set_up()
+            self._engine.ensure_tables(self._inbox.tables())
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Release everything; safe to call twice."""
+        self._conn.close()
+        self._inbox.close()
+        self._registry.close()
+
+    @property
+    def next_journal(self) -> int:
+        """Offset of the journal record to go on with."""
+        return self._engine.progress.journal
+
+    @property
+    def entry(self) -> int:
+        """The last journal entry applied."""
+        return self._engine.progress.entry
+
+    @property
+    def deployed(self) -> bool:
+        """Whether the flows are live: the snapshot must be complete first."""
+        return self._deployed
+
+    @property
+    def waiting(self) -> bool:
+        """Whether `slice` has something to do."""
+        return self._deployed and self._engine.waiting
+
+    def start(self, marker: Marker) -> Iterator[Outgoing]:
+        """Deploy the flows, if whole transactions are applied, and give what a crash left unsent.
+
+        Raises:
+            FlowError: a flow is refused.
+        """
+        lost = marker.batch > self._engine.progress.batch
+        self._engine.start_above(marker.batch)
+        self._deploy(adopt_all=lost)
+        if self._deployed:
+            yield from self._outgoing(self._engine.unsent(marker.batch))
+
+    def _deploy(self, *, adopt_all: bool = False) -> None:
+        if self._engine.progress.more or self._engine.progress.entry == 0:
+            return
+        flows = self._flows()
+        new = self._engine.deploy(flows)
+        partitions = self._settings.sources[self._source].partitions
+        for name, plan in self._engine.plans.items():
+            version, columns = self._engine.version(name), self._engine.columns(name)
+            self._outbox.add(name, version, columns, plan.flow.key, partitions)
+            if name in new or adopt_all:
+                self._engine.adopt(name, self._outbox.held(name))
+        self._deployed = True
+        log.info(
+            "ready: source %s, flows %s on %d tables, from journal entry %d", self._source, ", ".join(flows) or "none",
+            len(self._engine.tables), self._engine.progress.entry,
+        )  # fmt: skip
+
+    def _flows(self) -> dict[str, Flow]:
+        alone = len(self._settings.sources) == 1
+        flows = load_all(self._settings.flows_dir)
+        return {
+            name: each for name, each in flows.items() if each.source == self._source or (alone and not each.source)
+        }
+
+    def step(self, records: Sequence[Record]) -> Iterator[Outgoing]:
+        """Work on journal records; each `Outgoing` must be published before the next is asked for.
+
+        Records that were applied before are passed over; records that the consumer group passed although this state
+        has not seen them (it is new) are read from the journal itself.
+        """
+        if not records:
+            return
+        first = self._inbox.entry(records[0])
+        if first.batch > self.entry + 1:
+            yield from self._entries(self._inbox.journal(self.next_journal, records[0].offset))
+        yield from self._entries(iter(records))
+
+    def _entries(self, records: Iterator[Record]) -> Iterator[Outgoing]:
+        todo: list[Read] = []
+        count, journal = 0, 0
+        for record in records:
+            entry = self._inbox.entry(record)
+            if entry.batch <= self.entry:
+                continue
+            if todo and count + entry.changes > STEP_CHANGES:
+                yield from self._apply(todo, journal)
+                todo, count = [], 0
+            read = self._inbox.read(entry)
+            if read.tables and todo:
+                yield from self._apply(todo, journal)
+                todo, count = [], 0
+            self._follow(read)
+            todo.append(read)
+            count, journal = count + entry.changes, record.offset + 1
+        if todo:
+            yield from self._apply(todo, journal)
+
+    def _follow(self, read: Read) -> None:
+        """Let the replica follow newer table definitions; flows on them are deployed again."""
+        changed = self._engine.ensure_tables(read.tables) if read.tables else set()
+        used = {table for plan in self._engine.plans.values() for table in plan.tables}
+        if self._deployed and changed & used:
+            self._deployed = False
+            self._deploy()
+
+    def _apply(self, reads: Sequence[Read], journal: int) -> Iterator[Outgoing]:
+        entries: list[Entry] = [(read.entry, read.changes) for read in reads]
+        yield from self._outgoing(self._engine.process(entries, journal))
+        if not self._deployed:
+            self._deploy()
+
+    def slice(self) -> Iterator[Outgoing]:
+        """One slice of what was put off."""
+        yield from self._outgoing(self._engine.slice())
+
+    def _outgoing(self, batch: Batch) -> Iterator[Outgoing]:
+        if batch.documents:
+            yield Outgoing(batch, list(self._outbox.records(batch)))
+            self._engine.sent(batch.progress.batch)
+
+
+def _lock(conn: Connection[Any], source: str) -> None:
+    """One worker per source and state database, also while Kafka moves the source to another process."""
+    row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended('instep worker ' || %s, 0))", (source,)).fetchone()
+    if row != (True,):
+        raise ConnectionError(f"another worker still works on source {source}")
+
+
+def failure(exc: Exception) -> Exception:
+    """What a failure of the worker means: `ConnectionError` when it may pass by itself."""
+    if not isinstance(exc, psycopg.Error):
+        return exc
+    words = (str(exc).splitlines() or [type(exc).__name__])[0].rstrip(".")
+    lost = isinstance(exc, (psycopg.OperationalError, psycopg.InterfaceError)) and exc.sqlstate is None
+    if "password authentication failed" in words or ("database" in words and "does not exist" in words):
+        return StateError(f"The state database refuses the connection: {words}.", "Correct state.dsn.")
+    if lost or advice(exc) is Advice.AGAIN:
+        return ConnectionError(f"the state database interrupts: {words}")
+    return StateError(f"The state database refuses: {words} ({exc.sqlstate}).", "Its log may say more.")
+
+
+__all__ = ["FlowError", "Outgoing", "Worker", "failure"]
