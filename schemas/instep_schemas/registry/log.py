@@ -29,7 +29,7 @@ _library = logging.getLogger("instep.registry.librdkafka")
 _library.setLevel(logging.CRITICAL + 1)  # it tells of each try; we tell of each change of state, ourselves
 
 TOPIC: Final = "_schemas"
-_TIMEOUT_S: Final = 10.0
+_TIMEOUT_S: Final = 4.0
 _WRITE_S: Final = 5.0
 _ABORT_S: Final = 2.0
 _POLL_S: Final = 0.2
@@ -216,13 +216,13 @@ class Reader:
         return True
 
     def _state(self, error: KafkaError) -> None:
-        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN and not self._stopping.is_set():
             self._report(False)
 
     def _report(self, reachable: bool) -> None:
         if reachable != self._reachable:
             self._reachable = reachable
-            log.warning("Kafka is back" if reachable else "Kafka is gone; reads go on, writes wait")
+            log.warning("Kafka is back" if reachable else "Kafka is gone; reads go on, writes are refused")
 
 
 def _topic_lost(topic: str) -> RegistryError:
@@ -247,7 +247,7 @@ class Writer:
             {
                 **settings.client(),
                 "transactional.id": f"instep-registry-{topic}",
-                "transaction.timeout.ms": int(_TIMEOUT_S * 1000),
+                "transaction.timeout.ms": int(2 * _WRITE_S * 1000),
                 "message.timeout.ms": int(_WRITE_S * 1000),
                 "linger.ms": 0,
                 "acks": "all",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from instep_schemas.compatibility import Fault, Level, SchemaFault, check, parse
 from instep_schemas.registry import refusals
@@ -13,6 +13,9 @@ from instep_schemas.registry.requests import SchemaRequest
 from instep_schemas.registry.store import READ_ONLY, Store, Version, level_of
 from instep_schemas.registry.subjects import DEFAULT_CONTEXT, GLOBAL_CONTEXT, context_of
 from instep_schemas.registry.subjects import canonical as canonical_subject
+
+RESERVED: Final = "confluent:reserved"
+"""Metadata property: names of fields that no version may have, separated by commas."""
 
 
 def content_for(store: Store, subject: str, request: SchemaRequest, *, normalize: bool = False) -> Content:
@@ -61,6 +64,7 @@ def register(
         if (known := store.find(subject, content)) is not None:
             return Decision(registered(known))
         if not force:
+            _check_reserved(store, subject, content)
             _check_compatible(store, subject, content)
     schema_id = _choose_id(store, subject, content, request)
     version = _choose_version(store, subject, schema_id, request, importing)
@@ -120,10 +124,8 @@ def _with_configured(store: Store, subject: str, content: Content) -> Content:
     config, last = store.effective_config(subject), store.latest(subject)
     metadata = content.metadata if content.metadata is not None or last is None else last.content.metadata
     rules = content.rule_set if content.rule_set is not None or last is None else last.content.rule_set
-    for default, override in ((config.get("defaultMetadata"), config.get("overrideMetadata")),):
-        metadata = _merge_metadata(_merge_metadata(default, metadata), override)
-    for default, override in ((config.get("defaultRuleSet"), config.get("overrideRuleSet")),):
-        rules = _merge_rules(_merge_rules(default, rules), override)
+    metadata = _merge_metadata(_merge_metadata(config.get("defaultMetadata"), metadata), config.get("overrideMetadata"))
+    rules = _merge_rules(_merge_rules(config.get("defaultRuleSet"), rules), config.get("overrideRuleSet"))
     return Content(content.text, content.references, metadata, rules)
 
 
@@ -153,6 +155,27 @@ def _check_compatible(store: Store, subject: str, content: Content) -> None:
     faults = faults_against(store, subject, content, level, _comparable(store, subject, content))
     if faults:
         raise refusals.incompatible(subject, details(store, subject, faults, level))
+
+
+def _check_reserved(store: Store, subject: str, content: Content) -> None:
+    """With `validateFields`: a field named in the metadata as reserved is not used, and stays reserved."""
+    if not store.effective_config(subject).get("validateFields"):
+        return
+    last, mine = store.latest(subject), _reserved(content)
+    given_up = _reserved(last.content) - mine if last is not None else set()
+    if given_up:
+        told = [f"The new schema has reserved field {name} removed from its metadata" for name in sorted(given_up)]
+        raise refusals.incompatible(subject, told)
+    schema = parse(store.resolved_text(content, subject))
+    used = mine & {field.name for field in getattr(schema, "fields", ())}
+    if used:
+        raise refusals.incompatible(
+            subject, [f"The new schema has field {name}, which is reserved" for name in sorted(used)]
+        )
+
+
+def _reserved(content: Content) -> set[str]:
+    return {name.strip() for name in str(_property(content, RESERVED) or "").split(",") if name.strip()}
 
 
 def _comparable(store: Store, subject: str, content: Content) -> list[Version]:

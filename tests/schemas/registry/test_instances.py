@@ -104,6 +104,7 @@ def test_followers_serve_and_forward(kafka: KafkaSettings, topic: str) -> None:
         client.close()
 
 
+@pytest.mark.slow
 def test_kills_lose_and_double_nothing(kafka: KafkaSettings, topic: str) -> None:
     """Three instances, one killed and restarted again and again, while eight clients register."""
     instances = [RegistryProcess(kafka, topic) for _ in range(3)]
@@ -178,6 +179,7 @@ def test_two_registries_with_one_address(kafka: KafkaSettings, topic: str) -> No
         until(lambda: not health(f"http://{listen}"), 10)
 
 
+@pytest.mark.slow
 def test_kafka_killed_and_restarted(kafka_server: Kafka, topic: str) -> None:
     with running_registry(kafka_server.settings, topic) as url, RegistryClient(url, timeout=30) as client:
         assert client.register("a", schema("a")) == 1
@@ -198,6 +200,18 @@ def test_kafka_killed_and_restarted(kafka_server: Kafka, topic: str) -> None:
                 return False
 
         until(registered, 60, "the write after Kafka's return")
+
+
+def test_without_kafka_it_waits_and_stops_when_told() -> None:
+    instance = RegistryProcess(KafkaSettings(bootstrap=f"127.0.0.1:{free_port()}"), "_schemas")
+    instance.start()
+    try:
+        until(lambda: bool(health(instance.url)), 20, "an answer")
+        assert health(instance.url)["loaded"] is False
+        with RegistryClient(instance.url) as client, pytest.raises(ConnectionError, match="have not been read"):
+            client.subjects()
+    finally:
+        assert instance.stop() == 0
 
 
 def create(kafka: KafkaSettings, topic: str, partitions: int, policy: str) -> None:

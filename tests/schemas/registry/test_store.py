@@ -105,6 +105,17 @@ def test_a_field_is_changed_alone_and_cleared_by_null() -> None:
     assert ledger.store.config("a") == {"compatibilityLevel": "FULL"}
 
 
+def test_reserved_fields() -> None:
+    ledger = Ledger()
+    ledger.register("a", row("r", "old"), metadata={"properties": {"confluent:reserved": "old"}})  # off by default
+    ledger.carry_out(writes.set_config(ledger.store, "a", config_request({"validateFields": True})))
+    with refused(409):
+        ledger.register("a", row("r", "old", "new"), metadata={"properties": {"confluent:reserved": "other, old"}})
+    with refused(409):
+        ledger.register("a", row("r", "new"), metadata={"properties": {"confluent:reserved": "other"}})
+    ledger.register("a", row("r", "new"), metadata={"properties": {"confluent:reserved": "other, old"}})
+
+
 def test_an_import_needs_an_empty_place_or_force() -> None:
     ledger = Ledger()
     ledger.register("a", row())
