@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,11 +41,14 @@ async def _up(settings: Settings, project: Path, stop: asyncio.Event) -> None:
     def on_event(name: str, text: str) -> None:
         typer.echo(f"{name}: {text}")
 
-    def on_ready() -> None:
-        typer.echo(f"Running; logs in {settings.data_dir / 'logs'}. Ctrl-C stops it.")
-        typer.echo(f"In another terminal: instep status --project {project}, instep verify --project {project}")
+    with ExitStack() as bars:
+        progress = bars.enter_context(progress_bars())
 
-    with progress_bars() as progress:
+        def on_ready() -> None:
+            bars.close()
+            typer.echo(f"Running; logs in {settings.data_dir / 'logs'}. Ctrl-C stops it.")
+            typer.echo(f"In another terminal: instep status --project {project}, instep verify --project {project}")
+
         await up(settings, project, stop, progress, on_event, on_ready)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
 from instep.change import format_lsn
@@ -34,6 +34,20 @@ class Barrier:
     def __init__(self, settings: Settings, source: str, patience: float = PATIENCE_S) -> None:
         self._settings, self._source, self._patience = settings, source, patience
 
+    async def deployed(self, flows: Collection[str]) -> None:
+        """Wait until the worker works on the flows.
+
+        Raises:
+            VerifyFailed: it makes no progress.
+            InstepError: it cannot be asked.
+        """
+
+        async def known() -> tuple[object, bool | None]:
+            found = await asyncio.to_thread(progress, self._settings, self._source)
+            return found, True if found.flows.issuperset(flows) else None
+
+        await self._await(known, f"The worker of {self._source} does not work on {', '.join(sorted(flows))} yet")
+
     async def passed(self, lsn: int) -> int:
         """Wait until every transaction that committed below the LSN is captured, evaluated and emitted.
 
@@ -52,19 +66,11 @@ class Barrier:
 
         entry = await self._await(captured, f"Capture of {self._source} has not reached {format_lsn(lsn)}")
 
-        async def evaluated() -> tuple[object, int | None]:
-            found = await asyncio.to_thread(progress, self._settings, self._source)
-            return found, found.batch if found.entry >= entry.batch and found.waiting == 0 else None
-
-        batch = await self._await(
-            evaluated, f"The worker of {self._source} has not evaluated journal entry {entry.batch}"
-        )
-
         async def emitted() -> tuple[object, bool | None]:
             found = await asyncio.to_thread(progress, self._settings, self._source)
-            return found, True if found.emitted >= batch else None
+            return found, True if found.emitted >= entry.batch else None
 
-        await self._await(emitted, f"The worker of {self._source} has not emitted its batch {batch}")
+        await self._await(emitted, f"The worker of {self._source} has not emitted journal entry {entry.batch}")
         return entry.epoch
 
     async def _await(self, look: Callable[[], Awaitable[tuple[object, T | None]]], complaint: str) -> T:

@@ -75,6 +75,7 @@ class Rounds:
         Raises:
             InstepError: a part does not answer or does not get on.
         """
+        await self._barrier.deployed(self._flows)
         for number in range(1, ROUNDS + 1):
             left = [name for name, each in self._open.items() if each.left is None or each.left]
             if not left:

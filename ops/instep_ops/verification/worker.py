@@ -6,8 +6,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import psycopg
-from instep_streams.flows.status import status
-from psycopg import sql
 
 from instep.errors import FlowError, RegistryError, VerifyFailed
 from instep.flowfile import Flow
@@ -19,16 +17,23 @@ from instep_connectors.postgres.session import store_failure
 from instep_schemas.client import RegistryClient
 from instep_schemas.documents import DocumentCodec, Unencodable
 from instep_streams.delivery.records import waiting_of
+from instep_streams.flows.catalog import quote
 from instep_streams.flows.parse import statement
 from instep_streams.flows.session import pin
+from instep_streams.flows.status import status
 
-_SELECT = "SELECT row_to_json(d)::text, ARRAY[{keys}]::text[] FROM (\n{select}\n) d"
+_SELECT = 'SELECT row_to_json("*instep*")::text, ARRAY[{keys}]::text[] FROM (\n{select}\n) AS "*instep*" WHERE {named}'
+"""As the worker asks; the alias is a name that no output column has by accident. A row without a key is no document."""
 
 
 def select_text(flow: Flow) -> str:
     """The query that gives each document as JSON text, and its key."""
-    keys = sql.SQL(", ").join(sql.SQL("d.{}::text").format(sql.Identifier(name)) for name in flow.key)
-    return _SELECT.format(keys=keys.as_string(), select=statement(flow.sql))
+    columns = [f'"*instep*".{quote(name)}' for name in flow.key]
+    return _SELECT.format(
+        keys=", ".join(f"{each}::text" for each in columns),
+        select=statement(flow.sql),
+        named=" AND ".join(f"{each} IS NOT NULL" for each in columns),
+    )
 
 
 def evaluate(conn: psycopg.Connection[Any], flow: Flow) -> dict[Key, str]:
@@ -39,7 +44,7 @@ def evaluate(conn: psycopg.Connection[Any], flow: Flow) -> dict[Key, str]:
         flow: the flow.
 
     Raises:
-        FlowError: PostgreSQL refuses the SELECT, or a key comes twice or is null.
+        FlowError: PostgreSQL refuses the SELECT, or a key comes twice.
         ConnectionError: the store goes away.
     """
     try:
@@ -52,9 +57,10 @@ def evaluate(conn: psycopg.Connection[Any], flow: Flow) -> dict[Key, str]:
         raise store_failure(exc) from exc
     found: dict[Key, str] = {}
     for text, key in rows:
-        if None in key or tuple(key) in found:
-            fault = "null" if None in key else "not unique"
-            raise FlowError("KEY", f"Flow {flow.name}: its key ({', '.join(flow.key)}) is {fault} in the store.")
+        if tuple(key) in found:
+            raise FlowError(
+                "KEY_NOT_UNIQUE", f"Flow {flow.name}: its key ({', '.join(flow.key)}) is not unique in the store."
+            )
         found[tuple(key)] = text
     return found
 
@@ -107,18 +113,16 @@ class Progress(NamedTuple):
     """How far the worker of a source is.
 
     Attributes:
-        entry: number of the last journal entry in the replica; 0: none.
-        batch: number of the worker's last batch.
-        emitted: number of its last batch whose documents are in Kafka.
-        waiting: keys put off: their document comes with a later batch.
-        fault: why keys cannot be evaluated; empty when all can.
+        emitted: number of the last journal entry whose documents are all in Kafka; 0: none.
+        flows: the flows it works on.
+        fault: why keys of a flow cannot be evaluated; empty when all can.
+        batch: number of its last batch: changes while it works.
     """
 
-    entry: int
-    batch: int
     emitted: int
-    waiting: int
+    flows: frozenset[str] = frozenset()
     fault: str = ""
+    batch: int = 0
 
 
 def progress(settings: Settings, source: str) -> Progress:
@@ -128,14 +132,11 @@ def progress(settings: Settings, source: str) -> Progress:
         InstepError, ConnectionError: the worker's state or Kafka does not answer.
     """
     found = status(settings, source)
-    return Progress(
-        int(found["batch"]), int(found["worker_batch"]), int(found["emitted_batch"]), int(found["waiting"]),
-        str(found["fault"] or ""),
-    )  # fmt: skip
+    faults = [f"{name}: {each['fault']}" for name, each in found["flows"].items() if each["fault"]]
+    live = frozenset(name for name, each in found["flows"].items() if each["state"] == "live")
+    return Progress(int(found["emitted_journal_batch"]), live, "; ".join(faults), int(found["worker_batch"]))
 
 
 def emitted_batch(settings: Settings, source: str) -> int:
-    """Number of a journal entry up to which all documents are in Kafka for certain; 0: none. Raises as `progress`."""
-    found = progress(settings, source)
-    done = found.waiting == 0 and found.emitted >= found.batch
-    return found.entry if done else max(0, found.entry - 1)
+    """Number of the last journal entry whose documents are all in Kafka; 0: none. Raises as `progress`."""
+    return progress(settings, source).emitted

@@ -52,10 +52,7 @@ async def passed(lsn: int, patience: float = 5) -> int:
 
 async def test_waits_for_capture_then_for_the_worker(script: Any) -> None:
     entries = [None, ConnectionError("away"), entry(7, 1998), entry(8, 1999, more=True), entry(9, 1999, epoch=3)]
-    script(entries, [
-        Progress(8, 50, 50, 0), Progress(9, 51, 51, 40), Progress(9, 52, 51, 0), Progress(12, 60, 51, 0),
-        Progress(12, 60, 52, 7), Exception("asked once too often"),
-    ])  # fmt: skip
+    script(entries, [Progress(8), Progress(8, batch=3), Progress(9), Exception("asked once too often")])
     assert await passed(2000) == 3
 
 
@@ -66,13 +63,13 @@ async def test_a_capture_that_does_not_move_is_told(script: Any) -> None:
 
 
 async def test_a_worker_that_does_not_move_is_told_with_its_reason(script: Any) -> None:
-    script([entry(9, 2000)], [Progress(9, 5, 5, 3, "division by zero")])
-    with pytest.raises(VerifyFailed, match=r"worker of shop has not evaluated journal entry 9.*division by zero"):
+    script([entry(9, 2000)], [Progress(8, fault="card: division by zero")])
+    with pytest.raises(VerifyFailed, match=r"worker of shop has not emitted journal entry 9.*division by zero"):
         await passed(2000, patience=0.05)
 
 
 async def test_slow_progress_is_progress(script: Any) -> None:
-    script([entry(9, 2000)], [Progress(n // 30, n, n, 0) for n in range(0, 9 * 30 + 30)])
+    script([entry(9, 2000)], [Progress(n // 30) for n in range(0, 9 * 30 + 30)])
     assert await passed(2000, patience=0.2) == 1
 
 
@@ -80,3 +77,14 @@ async def test_a_part_that_is_away_is_named(script: Any) -> None:
     script([ConnectionError("Kafka at x:1 does not answer.")], [])
     with pytest.raises(VerifyFailed, match="Kafka at x:1"):
         await passed(2000, patience=0.05)
+
+
+async def test_a_flow_that_was_just_deployed_is_waited_for(script: Any) -> None:
+    script([], [Progress(0), Progress(0, frozenset({"a"})), Progress(1, frozenset({"a", "b"})), Exception("once more")])
+    await Barrier(SETTINGS, "shop", 5).deployed(["a", "b"])
+
+
+async def test_a_flow_that_the_worker_does_not_know_is_named(script: Any) -> None:
+    script([], [Progress(0, frozenset({"a"}))])
+    with pytest.raises(VerifyFailed, match="does not work on a, b yet"):
+        await Barrier(SETTINGS, "shop", 0.05).deployed(["a", "b"])

@@ -46,11 +46,19 @@ def test_a_key_of_several_columns(store: Store) -> None:
     ]  # fmt: skip
 
 
+def test_a_row_without_a_key_is_no_document(store: Store) -> None:
+    assert list(evaluate(store, flow("SELECT tag FROM t WHERE id > 1", "tag"))) == [("a",)]
+
+
+@pytest.mark.parametrize("name", ["d", "row_to_json", "*", "select"])
+def test_any_name_of_an_output_column(name: str, store: Store) -> None:
+    assert evaluate(store, flow(f'SELECT id AS "{name}" FROM t WHERE id = 1', name)) == {("1",): f'{{"{name}":1}}'}
+
+
 @pytest.mark.parametrize(
     ("sql", "key", "told"),
     [
         ("SELECT tag FROM t WHERE id < 3", "tag", "not unique"),
-        ("SELECT tag FROM t WHERE id = 3", "tag", "null"),
         ("SELECT nope FROM t", "nope", "does not exist"),
         ("SELECT id FROM missing", "id", "does not exist"),
         ("SELECT 1/(id - 1) AS id FROM t", "id", "division by zero"),
