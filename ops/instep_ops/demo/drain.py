@@ -15,9 +15,9 @@ from instep.journal import JournalEntry
 from instep.settings import Settings
 from instep_ops.demo.project import SOURCE, TARGET
 from instep_ops.embedded import Progress
-from instep_ops.verification.worker import emitted_batch
 from instep_streams.capture.kafka import last_entry
 from instep_streams.delivery.status import status as delivery_status
+from instep_streams.flows.status import status as flow_status
 
 _POLL_S = 0.3
 PATIENCE_S = 120.0
@@ -95,8 +95,13 @@ class Drain:
         return (entry, 0.0) if behind <= 0 and not entry.more else (None, float(max(behind, 1)))
 
     async def _flowed(self, entry: JournalEntry) -> tuple[bool | None, float]:
-        left = entry.batch - await asyncio.to_thread(emitted_batch, self._settings, SOURCE)
-        return (True, 0.0) if left <= 0 else (None, float(left))
+        found = await asyncio.to_thread(flow_status, self._settings, SOURCE)
+        for name, flow in found["flows"].items():
+            if flow["fault"]:
+                raise StateError(f"Flow {name} stands still: {flow['fault']}", "See the log of the worker.")
+        left = max(0, entry.batch - found["emitted_journal_batch"])
+        left += sum(flow["waiting"] for flow in found["flows"].values())
+        return (True, 0.0) if left == 0 else (None, float(left))
 
     async def _delivered(self) -> tuple[bool | None, float]:
         waiting = (await delivery_status(self._settings, TARGET))["waiting"]

@@ -16,10 +16,9 @@ _SHOWN = 40
 def draw(figures: Figures) -> RenderableType:
     """One moment of the demo as a panel."""
     title = f"[bold]Instep demo[/bold]  {figures.phase}  {figures.seconds:.0f} s"
-    parts: list[RenderableType] = [_head(figures), _stages(figures)]
+    parts: list[RenderableType] = [_head(figures), _stages(figures), _processes(figures), _places(figures)]
     if figures.pairs:
-        parts.append(_pairs(figures))
-    parts += [_processes(figures), _places(figures)]
+        parts.append(_pairs(figures))  # last: a low terminal cuts the end off
     return Panel(Group(*parts), title=title, title_align="left", subtitle="Ctrl-C: close the shop, drain, verify")
 
 

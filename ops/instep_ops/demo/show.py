@@ -52,7 +52,7 @@ class _Console:
 
     def say(self, text: str) -> None:
         """A sentence that stays."""
-        self._console.print(Text(text))
+        self._console.print(Text(text), soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """A table that stays; nothing when it has no rows."""
