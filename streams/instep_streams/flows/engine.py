@@ -81,6 +81,7 @@ class Engine:
         self._whole: set[str] = set()
         self._retry_at: dict[str, float] = {}
         self._tombstones: dict[str, int] = {}
+        self._live = False
         progress.begin(conn, source)
         self.progress = progress.load(conn, source)
 
@@ -121,6 +122,9 @@ class Engine:
         done = deploy(self._conn, self._source, self.tables, flows)
         self._flows, self._whole = done.flows, done.whole
         self._replica.want(_wanted(self.plans.values()))
+        self._live = True
+        if self._whole and self.progress.settled:
+            self._move(replace(self.progress, settled=0))
         return done.new
 
     def adopt(self, flow: str, keys: Iterable[tuple[Key, str]]) -> None:
@@ -212,7 +216,7 @@ class Engine:
 
     def _reached(self, aim: Progress, documents: Sequence[Emitted]) -> Progress:
         """The progress of a step: a new batch number only for new documents, settled when no key waits."""
-        waits = aim.more or self._whole or any(each.waiting for each in self._flows.values())
+        waits = not self._live or aim.more or self._whole or any(each.waiting for each in self._flows.values())
         return replace(
             aim,
             batch=self.progress.batch + bool(documents),

@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable
 
 import psycopg
+from tests.streams.flows.difftest.store import Reference, Store
 
 from instep_streams.flows.catalog import Column, Table, quote
-from tests.streams.flows.difftest.store import Reference, Store
 
 _TEXTS = ("a", "b", "c", "DE", "FR", "open", "done", "Ärzte", "alpha 12", "Zed", "x'y", "50%", "", " b ", "über")
 _NUMBERS = ("0", "1", "1.0", "1.00", "2.5", "-3", "9.990", "30.00", "1234567.89", "0.01")

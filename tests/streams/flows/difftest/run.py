@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
+from tests.streams.flows.difftest.draw import Shop
+from tests.streams.flows.difftest.store import Entry, Store
 
 from instep import failpoints
 from instep.errors import FlowError
@@ -16,8 +18,6 @@ from instep_streams.flows.compile import compile_flow
 from instep_streams.flows.engine import Batch, Engine
 from instep_streams.flows.evaluate import select_sql
 from instep_streams.flows.session import open_state
-from tests.streams.flows.difftest.draw import Shop
-from tests.streams.flows.difftest.store import Entry, Store
 
 
 @dataclass

@@ -25,7 +25,7 @@ SELECT n.nspname, c.relname, a.attname, a.attnotnull OR t.typnotnull,
     CASE WHEN coalesce(tn.nspname, 'pg_catalog') = 'pg_catalog' THEN format_type(a.atttypid, a.atttypmod)
         ELSE quote_ident(tn.nspname) || '.' || quote_ident(coalesce(e.typname, t.typname))
             || CASE WHEN e.oid IS NOT NULL THEN '[]' ELSE '' END END,
-    coalesce(ARRAY(SELECT enumlabel::text FROM pg_enum WHERE enumtypid = coalesce(e.oid, t.oid) ORDER BY enumsortorder), '{}'),
+    ARRAY(SELECT enumlabel::text FROM pg_enum WHERE enumtypid = coalesce(e.oid, t.oid) ORDER BY enumsortorder),
     CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) END,
     a.attgenerated <> '' OR a.attidentity = 'a'
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -112,9 +112,10 @@ class Store:
             )
             insert = "INSERT INTO difftest.log (tbl, op, old, new) VALUES (TG_ARGV[0], left(TG_OP, 1)"
             self.conn.execute(
-                f"CREATE FUNCTION difftest.log_{number}() RETURNS trigger LANGUAGE plpgsql SET extra_float_digits = 1 AS $$"
-                f" BEGIN CASE TG_OP WHEN 'INSERT' THEN {insert}, NULL, {new}); WHEN 'UPDATE' THEN {insert}, {old}, {new});"
-                f" ELSE {insert}, {old}, NULL); END CASE; RETURN NULL; END $$".encode()
+                f"CREATE FUNCTION difftest.log_{number}() RETURNS trigger LANGUAGE plpgsql SET extra_float_digits = 1"
+                f" AS $$ BEGIN CASE TG_OP WHEN 'INSERT' THEN {insert}, NULL, {new});"
+                f" WHEN 'UPDATE' THEN {insert}, {old}, {new}); ELSE {insert}, {old}, NULL);"
+                f" END CASE; RETURN NULL; END $$".encode()
             )
             self.conn.execute(
                 f"CREATE TRIGGER difftest AFTER INSERT OR UPDATE OR DELETE ON {table.sql} FOR EACH ROW"
