@@ -134,7 +134,10 @@ def check_publication(conn: Connection, name: str, patterns: Sequence[str]) -> l
         "SELECT pubinsert, pubupdate, pubdelete, pubtruncate FROM pg_publication WHERE pubname = %s", (name,)
     ).fetchone()
     if flags is None:
-        raise SourceError(f"The publication {name} does not exist.", "Run `instep up` or create it in the store.")
+        raise SourceError(
+            f"The publication {name} is gone: what is written without it is lost to the slot.",
+            "Find out who dropped it; then drop the slot and capture under a new source name.",
+        )
     missing = [
         op for op, published in zip(("insert", "update", "delete", "truncate"), flags, strict=True) if not published
     ]

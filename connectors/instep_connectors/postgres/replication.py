@@ -75,6 +75,8 @@ class ReplicationConnection:
             raise connection_failure(dsn, message)
         for statement in PINNED:
             self._run(statement)
+        self._skipped = ""
+        self._conn.notice_handler = self._notice
         self._heard = time.monotonic()
         self.frame_lsn = 0
         """WAL position of the message that `receive` gave last."""
@@ -151,6 +153,7 @@ class ReplicationConnection:
 
         Raises:
             ConnectionError: the server ended the stream.
+            SourceError: the server leaves out changes, because the publication was missing when they were made.
             psycopg.Error: the server reports an error that does not pass by itself.
         """
         size, data = self._copy_data()
@@ -160,8 +163,14 @@ class ReplicationConnection:
             except psycopg.Error as exc:
                 raise passing(exc) from exc
             size, data = self._copy_data()
-            if size == 0:
-                return None
+        if self._skipped:
+            raise SourceError(
+                f"The store leaves out changes: {self._skipped}. The publication was dropped for a while, and what was "
+                "written meanwhile is not in the stream.",
+                "Create the publication again, drop the slot and capture under a new source name.",
+            )
+        if size == 0:
+            return None
         self._heard = time.monotonic()
         if size < 0:
             self._ended()
@@ -204,6 +213,16 @@ class ReplicationConnection:
     def close(self) -> None:
         """Close. Safe to call twice."""
         self._conn.finish()
+
+    def _notice(self, result: pq.abc.PGresult) -> None:
+        """Since PostgreSQL 18 a missing publication is a mere warning in the stream: taken seriously here."""
+        severity = result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
+        sqlstate = result.error_field(pq.DiagnosticField.SQLSTATE)
+        message = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace")
+        if severity == b"WARNING" and sqlstate == b"55000":
+            self._skipped = message
+        else:
+            log.warning("the store says: %s", message)
 
     def _copy_data(self) -> tuple[int, memoryview]:
         try:

@@ -16,7 +16,7 @@ from instep.topics import capture_dead_letter_topic, journal_topic, value_subjec
 from instep_connectors.postgres import slot as slots
 from instep_connectors.postgres.catalog import Catalog
 from instep_connectors.postgres.pgoutput import RelationMessage
-from instep_connectors.postgres.publication import check_readable, ensure_publication
+from instep_connectors.postgres.publication import check_publication, check_readable, ensure_publication
 from instep_connectors.postgres.replication import ReplicationConnection
 from instep_connectors.postgres.session import connect
 from instep_schemas.client import RegistryClient
@@ -155,7 +155,7 @@ class Session:
         if slot is None:
             raise slots.missing_slot(self._own.slot, captured)
         slots.check_resume(slot, captured)
-        published = ensure_publication(self._control, self._own.publication, self._own.tables)
+        published = check_publication(self._control, self._own.publication, self._own.tables)
         self._known = {table.oid for table in published}
         transactions = Transactions(self._parts, self._describe, self._relax, last)
         status_s = min(10.0, server.sender_timeout_s * 0.75) if server.sender_timeout_s else 10.0

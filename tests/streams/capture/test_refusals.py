@@ -152,6 +152,27 @@ def test_a_publication_that_leaves_something_out(make_shop: MakeShop) -> None:
     assert failure.remedy == "ALTER PUBLICATION instep ADD TABLE public.u;"
 
 
+def test_a_publication_that_is_gone_is_never_made_again(make_shop: MakeShop) -> None:
+    shop = make_shop(TABLE)
+    with shop.capturing():
+        pass
+    shop.execute("DROP PUBLICATION instep")
+    refused(shop, "The publication instep is gone")
+
+
+def test_a_publication_dropped_for_a_while_is_noticed_at_the_changes_it_left_out(make_shop: MakeShop) -> None:
+    shop = make_shop(TABLE)
+    with shop.capturing():
+        pass
+    shop.execute(
+        "INSERT INTO t VALUES (1)", "DROP PUBLICATION instep", "INSERT INTO t VALUES (2)",
+        "CREATE PUBLICATION instep FOR TABLE t", "INSERT INTO t VALUES (3)",
+    )  # fmt: skip
+    refused(shop, "instep")
+    captured = sum(entry.changes for entry in shop.journal())
+    assert captured <= 1  # nothing behind the gap is taken for complete
+
+
 def test_a_slot_of_another_kind(make_shop: MakeShop) -> None:
     shop = make_shop(TABLE)
     shop.execute(f"SELECT pg_create_physical_replication_slot('{shop.slot}')")
