@@ -119,7 +119,7 @@ class TrytonSink:
         """
         try:
             desk = await self._connected()
-            slots = self._slots(desk, batch)
+            slots = self._slots(desk, [document.fields for document in batch if document.fields is not None])
             held = await self._find(desk, [document.key for document in batch], slots)
         except _Stopped as stopped:
             return [stopped.fault] * len(batch)
@@ -165,8 +165,12 @@ class TrytonSink:
         """Change or remove the record; a record to create is given as its body, so that creations go together."""
         if document.fields is None:
             return await self._remove(desk, held)
+        own = [slot for slot in slots if slot.column in document.fields]
+        if self._flow.delivered is not None and len(own) < len(slots):
+            missing = next(slot.column for slot in slots if slot.column not in document.fields)
+            return Rejected("COLUMN", f"the flow delivers {missing}, but this document does not have it", missing)
         values: dict[Slot, Any] = {}
-        for slot in self._differing(slots, document.fields, held):
+        for slot in self._differing(own, document.fields, held):
             try:
                 values[slot] = await self._encode(desk, slot, document.fields[slot.column])
             except Misfit as exc:
@@ -272,12 +276,11 @@ class TrytonSink:
             )
         raise _Stopped(result)
 
-    def _slots(self, desk: _Desk, batch: Sequence[Document]) -> list[Slot]:
-        """Places of the delivered columns; without `fields` in the flow's header, those of the documents."""
+    def _slots(self, desk: _Desk, documents: Sequence[Fields]) -> list[Slot]:
+        """Places of the delivered columns; without `fields` in the flow's header, of all that documents have had."""
         columns = self._flow.delivered
         if columns is None:
-            full = next((document.fields for document in batch if document.fields is not None), None)
-            columns = tuple(full) if full is not None else tuple(desk.slots)
+            columns = tuple(dict.fromkeys((*desk.slots, *(name for each in documents for name in each))))
         for column in columns:
             if column not in desk.slots and column not in self._flow.key:
                 desk.slots[column] = self._slot(desk, column)

@@ -266,7 +266,8 @@ class Batch:
             return document.fields is None and held is None
         fields = document.fields
         columns = self._flow.delivered or tuple(fields)
-        return all(name in held and held[name] == fields[name] for name in columns if name not in self._flow.key)
+        own = [name for name in columns if name in fields and name not in self._flow.key]
+        return all(name in held and held[name] == fields[name] for name in own)
 
     async def _weigh(self, trials: Sequence[Trial]) -> list[Trial]:
         """Count a failed try, unless the target itself is away: then it is nobody's fault; give up on the worn out."""

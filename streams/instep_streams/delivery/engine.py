@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from instep.flowfile import Flow
 from instep.protocols import Sink
@@ -23,6 +23,19 @@ from instep_streams.delivery.ledger import Ledger
 
 PATIENCE: Final = 10.0
 """Seconds after which documents that cannot be delivered are given back to wait in their partition."""
+
+
+class Lease(Protocol):
+    """For how long documents are this process's to deliver."""
+
+    @property
+    def revoked(self) -> bool:
+        """They are for another process, or this one stops."""
+        ...
+
+    async def wait_revoked(self) -> None:
+        """Return when `revoked` becomes true."""
+        ...
 
 
 class Engine:
@@ -60,16 +73,14 @@ class Engine:
         self._sleep = sleep
         self._turns = {name: asyncio.Semaphore(sink.capabilities.concurrency) for name, sink in sinks.items()}
 
-    async def deliver(
-        self, waiting: Sequence[Waiting], leaving: Callable[[], Awaitable[None]] | None = None
-    ) -> Counter[Kind]:
+    async def deliver(self, waiting: Sequence[Waiting], lease: Lease | None = None) -> Counter[Kind]:
         """Bring every document to its outcome; returns when all of them are in the ledger.
 
         Documents of one key must not be in two calls at a time.
 
         Args:
             waiting: the documents, of any flows.
-            leaving: returns when waiting makes no sense any more: the documents are for another process now.
+            lease: says when the documents are for another process; None: never.
 
         Returns:
             How many ended how; versions that had their outcome already are not counted.
@@ -81,8 +92,7 @@ class Engine:
         """
         deadline = time.monotonic() + self._means.patience
         parts = list(self._parts(conflate(waiting)))
-        sleep = self._sleep if leaving is None else _until(leaving)
-        runs = (self._batch(*part, deadline, sleep) for part in parts)
+        runs = (self._batch(*part, deadline, lease) for part in parts)
         results = await asyncio.gather(*runs, return_exceptions=True)
         faults = [result for result in results if isinstance(result, BaseException)]
         if faults:  # one that a person must mend goes before those that pass
@@ -97,24 +107,23 @@ class Engine:
             parts += [(name, own[start : start + size]) for start in range(0, len(own), size)]
         return parts
 
-    async def _batch(
-        self, flow: str, newest: Sequence[Newest], deadline: float, sleep: Callable[[float], Awaitable[None]]
-    ) -> Counter[Kind]:
+    async def _batch(self, flow: str, newest: Sequence[Newest], deadline: float, lease: Lease | None) -> Counter[Kind]:
         async with self._turns[flow]:
-            if self._means.health.away:
-                if time.monotonic() > deadline:
-                    raise TargetAway("the target is still away")
-                await sleep(0.001)  # ends here when the documents are for another process by now
+            if lease is not None and lease.revoked:
+                raise TargetAway("the documents are delivered by another process now")
+            if self._means.health.away and time.monotonic() > deadline:
+                raise TargetAway("the target is still away")
+            sleep = self._sleep if lease is None else _until(lease)
             documents = [each.waiting.document for each in newest]
             async with self._means.ledger.claim(flow, documents) as applied:
                 batch = Batch(self._means, self._flows[flow], self._sinks[flow], applied, deadline, sleep)
                 return await batch.finish(newest)
 
 
-def _until(leaving: Callable[[], Awaitable[None]]) -> Callable[[float], Awaitable[None]]:
+def _until(lease: Lease) -> Callable[[float], Awaitable[None]]:
     async def sleep(seconds: float) -> None:
         try:
-            await asyncio.wait_for(leaving(), seconds)
+            await asyncio.wait_for(lease.wait_revoked(), seconds)
         except TimeoutError:
             return
         raise TargetAway("the documents are delivered by another process now")

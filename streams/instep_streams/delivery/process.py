@@ -57,10 +57,9 @@ async def run(settings: Settings, target: str, stop: asyncio.Event) -> None:
     ledger = Ledger(settings.state.dsn.reveal(), target)
     sinks: dict[str, Sink] = {}
     try:
+        sinks.update((name, open_sink(settings, flow, late=True)) for name, flow in flows.items())
         await _until_there(ledger.open, stop)
         await _until_there(lambda: _topics(settings, target, flows), stop)
-        for flow in flows.values():
-            sinks[flow.name] = await _until_there(lambda flow=flow: _sink(settings, flow, registry), stop)  # type: ignore[misc]  # mypy infers no default of a lambda
         await _deliver(settings, target, flows, sinks, ledger, registry, stop)
     except Stopped:
         return
@@ -94,7 +93,7 @@ async def _deliver(
         if bad:
             await letters.put(bad)
             await ledger.record([entry for _, entry in bad])
-        await engine.deliver(waiting, batch.wait_revoked)
+        await engine.deliver(waiting, batch)
         hit("delivery.before_commit")
 
     flow_agent(app, list(names), name=f"deliver {target}", concurrency=PARTITIONS_AT_ONCE)(deliver)
@@ -115,10 +114,6 @@ async def _topics(settings: Settings, target: str, flows: Mapping[str, Flow]) ->
     known = await asyncio.to_thread(topics, settings.kafka)
     if missing := [flow_topic(name) for name in flows if flow_topic(name) not in known]:
         raise ConnectionError(f"topic {missing[0]} is not there yet, its worker makes it")
-
-
-async def _sink(settings: Settings, flow: Flow, registry: RegistryClient) -> Sink:
-    return await asyncio.to_thread(open_sink, settings, flow, registry, early=True)
 
 
 async def _until_there(call: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:

@@ -50,15 +50,14 @@ def delivered_columns(flow: Flow, registry: RegistryClient) -> tuple[str, ...] |
     return tuple(field.get("pg.name", field["name"]) for field in record["fields"])
 
 
-def open_sink(settings: Settings, flow: Flow, registry: RegistryClient | None = None, *, early: bool = False) -> Sink:
+def open_sink(settings: Settings, flow: Flow, registry: RegistryClient | None = None, *, late: bool = False) -> Sink:
     """The sink of a flow's target.
 
     Args:
         settings: the project's.
         flow: one that has a target.
         registry: to look up the flow's columns, so that the sink can read before anything was written.
-        early: open it even when the flow has emitted nothing yet; the sink then learns the columns from the first
-            document.
+        late: do not look up anything: the sink learns the columns of a flow that lists none from its documents.
 
     Raises:
         ConfigError: the flow has no target, or the sink refuses its settings or the flow's delete rule.
@@ -70,21 +69,22 @@ def open_sink(settings: Settings, flow: Flow, registry: RegistryClient | None = 
     if flow.target not in settings.targets:
         raise ConfigError(f"Flow {flow.name} names the target {flow.target!r}.", "Add it to instep.toml.")
     target = settings.targets[flow.target]
-    columns = _columns(settings, flow, registry)
-    if columns is None and not early:
-        raise RegistryError(f"Flow {flow.name} has emitted nothing yet.", "Start its worker first.")
-    sink = sink_factory(target.type).open(target, flow.model_copy(update={"fields": columns}))
+    if not late and flow.delivered is None:
+        flow = flow.model_copy(update={"fields": _columns(settings, flow, registry)})
+    sink = sink_factory(target.type).open(target, flow)
     if flow.delete not in sink.capabilities.deletes:
         able = ", ".join(sorted(sink.capabilities.deletes))
         raise ConfigError(f"Flow {flow.name} asks for delete = {flow.delete.value!r}.", f"This sink knows: {able}.")
     return sink
 
 
-def _columns(settings: Settings, flow: Flow, registry: RegistryClient | None) -> tuple[str, ...] | None:
-    if registry is not None:
-        return delivered_columns(flow, registry)
-    own = registry_client(settings.registry)
+def _columns(settings: Settings, flow: Flow, registry: RegistryClient | None) -> tuple[str, ...]:
+    own = registry or registry_client(settings.registry)
     try:
-        return delivered_columns(flow, own)
+        found = delivered_columns(flow, own)
     finally:
-        own.close()
+        if registry is None:
+            own.close()
+    if found is None:
+        raise RegistryError(f"Flow {flow.name} has emitted nothing yet.", "Start its worker first.")
+    return found

@@ -121,7 +121,7 @@ def differs(document: Document, columns: Sequence[str], held: Fields | None) -> 
     if document.fields is None or held is None:
         return (document.fields is None) != (held is None)
     fields = document.fields
-    return any(name not in held or held[name] != fields[name] for name in columns)
+    return any(name not in held or held[name] != fields[name] for name in columns if name in fields)
 
 
 @dataclass(frozen=True)

@@ -231,6 +231,22 @@ async def test_without_listed_fields_the_documents_columns_are_delivered(tryton:
     await sink.aclose()
 
 
+async def test_a_column_that_a_document_lacks_is_not_taken_for_null(tryton: TargetSettings) -> None:
+    """A flow that has got a column meanwhile: older documents do not have it."""
+    sink = TrytonSink.open(tryton, PRODUCT.model_copy(update={"fields": None}))
+    full = product(key())
+    assert full.fields is not None
+    less = Document("card", full.key, {n: v for n, v in full.fields.items() if n != "description"}, 1, full.position)
+    await sink.write([full])
+    assert [type(each) for each in await sink.write([less, product(key())])] == [Unchanged, Written]
+    assert (await held(sink, full) or {})["description"] == "a\nb"
+    await sink.aclose()
+    sink = TrytonSink.open(tryton, PRODUCT)
+    outcome = await one(sink, less)
+    assert isinstance(outcome, Rejected) and outcome.field == "description"
+    await sink.aclose()
+
+
 async def test_more_keys_than_one_search_takes(products: TrytonSink) -> None:
     document = product(key())
     await one(products, document)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
 
 from instep.change import Position
 from instep.flowfile import Flow
@@ -40,3 +42,10 @@ class Letterbox:
 
     async def put(self, rejected: Sequence[tuple[Waiting, Entry]]) -> None:
         self.found += rejected
+
+
+async def until(true: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not await true():
+        assert time.monotonic() < deadline, f"it did not come true in {seconds} s"
+        await asyncio.sleep(0.02)

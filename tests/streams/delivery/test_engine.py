@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.connectors.crm.contract import FAULTS, Contract, ContractSink, contract
 from tests.fixtures.postgres import PostgresForTests
-from tests.streams.delivery.parts import FLOW, Letterbox, gone, value, waiting
+from tests.streams.delivery.parts import FLOW, Letterbox, gone, until, value, waiting
 
 from instep import failpoints
 from instep.errors import TargetError
@@ -31,8 +31,21 @@ async def short(seconds: float) -> None:
     await asyncio.sleep(min(seconds, 0.01))
 
 
-async def gone_by(leaving: asyncio.Event) -> None:
-    await leaving.wait()
+class Lease:
+    """A partition that may be taken away."""
+
+    def __init__(self) -> None:
+        self._gone = asyncio.Event()
+
+    @property
+    def revoked(self) -> bool:
+        return self._gone.is_set()
+
+    async def wait_revoked(self) -> None:
+        await self._gone.wait()
+
+    def end(self) -> None:
+        self._gone.set()
 
 
 class Bench:
@@ -172,11 +185,16 @@ async def test_a_long_pause_gives_the_documents_back(bench: Bench) -> None:
 
 async def test_a_partition_that_leaves_is_not_held(bench: Bench) -> None:
     bench.state.down = True
-    leaving = asyncio.Event()
-    delivery = asyncio.ensure_future(bench.engine().deliver([value("a", 1)], lambda: gone_by(leaving)))
-    leaving.set()
+    lease = Lease()
+    delivery = asyncio.ensure_future(bench.engine().deliver([value(f"k{n}", 1) for n in range(40)], lease))
+    await until(lambda: asyncio.sleep(0, bench.state.reads > 0))
+    lease.end()
     with pytest.raises(TargetAway, match="another process"):
         await asyncio.wait_for(delivery, 5)
+    bench.state.down = False
+    with pytest.raises(TargetAway, match="another process"):
+        await bench.engine().deliver([value("a", 1)], lease)
+    assert bench.state.records == {}
 
 
 async def test_a_replay_mends_what_the_ledger_believes_to_be_there(bench: Bench) -> None:

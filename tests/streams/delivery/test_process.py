@@ -5,9 +5,8 @@ import os
 import signal
 import sys
 import textwrap
-import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from tests.connectors.crm.contract import Contract, ContractSink, contract
 from tests.fixtures.postgres import PostgresForTests
 from tests.streams.delivery.flowtopic import FlowTopic
+from tests.streams.delivery.parts import until
 
 from instep.errors import ConfigError, TargetError
 from instep.flowfile import Flow, load_all
@@ -39,13 +39,6 @@ PRODUCT = [
     DocumentColumn("description", "text"),
     DocumentColumn("available", "bigint"),
 ]
-
-
-async def until(true: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not await true():
-        assert time.monotonic() < deadline, f"it did not come true in {seconds} s"
-        await asyncio.sleep(0.02)
 
 
 @asynccontextmanager

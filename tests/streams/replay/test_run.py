@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from tests.fixtures.postgres import PostgresForTests
 from tests.streams.delivery.flowtopic import FlowTopic
-from tests.streams.delivery.test_process import PRODUCT, drained, product, settled, until
+from tests.streams.delivery.parts import until
+from tests.streams.delivery.test_process import PRODUCT, drained, product, settled
 
 from instep.change import Position
 from instep.errors import ConfigError
