@@ -90,6 +90,7 @@ class Instance:
         self.position = 0
         self.loaded = asyncio.Event()
         self.announced: Announcement | None = None
+        self._has_led = False
         self.changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.failure: asyncio.Future[None] = self._loop.create_future()
@@ -161,7 +162,10 @@ class Instance:
             return
         self.announced = Announcement(value[_LEADER], str(value.get(_INSTANCE)), offset)
         self.changed.set()
-        if self.loaded.is_set() and self.announced.url == self.url and self.announced.instance != self.name:
+        if self.announced.instance == self.name:
+            self._has_led = True
+        elif self._has_led and self.announced.url == self.url:
+            # not a process that was here before: its last words came before ours, since ours fenced it
             self._fail(
                 RegistryError(
                     f"Another schema registry on the same Kafka says that it answers at {self.url}, too.",
