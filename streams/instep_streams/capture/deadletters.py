@@ -24,12 +24,14 @@ class DeadLetters:
     Args:
         source: the source's name.
         schema_id: registry id of `dead_letter.avsc`.
+        largest: a row of more bytes is left out; table, key and position still tell which it is.
     """
 
-    def __init__(self, source: str, schema_id: int) -> None:
+    def __init__(self, source: str, schema_id: int, largest: int) -> None:
         self._source = source
         self._topic = capture_dead_letter_topic(source)
         self._schema_id = schema_id
+        self._largest = largest
 
     def record(
         self,
@@ -44,6 +46,7 @@ class DeadLetters:
         log.error("%s: a change at %s goes to %s: %s", table.name, position, self._topic, fault)
         names = [column.name for column in table.encoder.relation.columns]
         row = {"op": op.value, "before": _texts(names, old), "after": _texts(names, new)}
+        document = json.dumps(row, ensure_ascii=False).encode()
         body = records.encode(
             "dead_letter",
             {
@@ -51,15 +54,15 @@ class DeadLetters:
                 "flow": table.name,
                 "key": _key(table, names, new if new is not None else old),
                 "version": position.lsn,
-                "code": "UNENCODABLE",
-                "field": fault.column,
+                "code": "UNENCODABLE" if fault.column else "TOO_LARGE",
+                "field": fault.column or None,
                 "message": fault.reason,
                 "attempts": 1,
                 "at_us": time.time_ns() // 1000,
                 "topic": table.topic,
                 "partition": -1,
                 "offset": -1,
-                "document": json.dumps(row, ensure_ascii=False).encode(),
+                "document": document if len(document) < self._largest else None,
             },
         )
         value = records.frame(self._schema_id, body)

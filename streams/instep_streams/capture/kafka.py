@@ -21,7 +21,25 @@ KEEP: Final = {"cleanup.policy": "delete", "retention.ms": "-1"}
 """Nothing expires by itself: a worker that starts from nothing reads a topic from its beginning. And TRUNCATE has no
 key, so a data topic cannot be compacted."""
 
+_LARGEST: Final = 16 << 20
+_MARGIN: Final = 64 << 10
+"""Around a record's value: headers, key, the batch's own bytes."""
+
 JOURNAL_KEY: Final = b"batch"
+
+
+def largest_value(kafka: KafkaSettings) -> int:
+    """The most bytes a record's value may have: `message.max.bytes` of the settings, 16 MiB when it is not set."""
+    return int(kafka.options.get("message.max.bytes", _LARGEST)) - _MARGIN
+
+
+def _roomy(kafka: KafkaSettings) -> KafkaSettings:
+    """A row is not limited to librdkafka's 1 MB."""
+    return kafka.model_copy(update={"options": {"message.max.bytes": str(_LARGEST), **kafka.options}})
+
+
+def _keeping(kafka: KafkaSettings) -> dict[str, str]:
+    return {**KEEP, "max.message.bytes": _roomy(kafka).options["message.max.bytes"]}
 
 
 def ensure_own_topics(kafka: KafkaSettings, source: str) -> None:
@@ -31,14 +49,13 @@ def ensure_own_topics(kafka: KafkaSettings, source: str) -> None:
         ConnectionError, TimeoutError: no broker answers.
         KafkaFault: refused.
     """
-    ensure_topics(
-        kafka, [TopicSpec(journal_topic(source), 1, KEEP), TopicSpec(capture_dead_letter_topic(source), 1, KEEP)]
-    )
+    names = (journal_topic(source), capture_dead_letter_topic(source))
+    ensure_topics(kafka, [TopicSpec(name, 1, _keeping(kafka)) for name in names])
 
 
 def ensure_data_topic(kafka: KafkaSettings, topic: str, wanted: int) -> int:
     """Create a data topic and give how many partitions it has; raises as `ensure_own_topics`."""
-    ensure_topics(kafka, [TopicSpec(topic, wanted, KEEP)])
+    ensure_topics(kafka, [TopicSpec(topic, wanted, _keeping(kafka))])
     return partitions(kafka, topic)
 
 
@@ -66,7 +83,7 @@ class BatchPublisher:
 
     def __init__(self, kafka: KafkaSettings, source: str) -> None:
         self._source = source
-        self._publisher = Publisher(kafka, f"instep-capture-{source}")
+        self._publisher = Publisher(_roomy(kafka), f"instep-capture-{source}")
         self._origin = Origin(source, 1, "", 0)
         self._entry_schema_id = 0
         self._number = 0

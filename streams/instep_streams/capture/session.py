@@ -24,7 +24,7 @@ from instep_schemas.records import schema_text
 from instep_schemas.wire import WireOptions
 from instep_streams.capture.batch import Origin, captured_lsn
 from instep_streams.capture.deadletters import DeadLetters
-from instep_streams.capture.kafka import BatchPublisher, ensure_data_topic, ensure_own_topics, last_entry
+from instep_streams.capture.kafka import BatchPublisher, ensure_data_topic, ensure_own_topics, largest_value, last_entry
 from instep_streams.capture.publishing import PublishingThread
 from instep_streams.capture.snapshotting import Snapshotting
 from instep_streams.capture.streaming import Streaming
@@ -106,7 +106,9 @@ class Session:
         stack.callback(self._registry.close)
         self._entry_schema = self._registry.register(value_subject(journal_topic(source)), schema_text("journal_entry"))
         dead = value_subject(capture_dead_letter_topic(source))
-        self._dead_letters = DeadLetters(source, self._registry.register(dead, schema_text("dead_letter")))
+        self._dead_letters = DeadLetters(
+            source, self._registry.register(dead, schema_text("dead_letter")), largest_value(self._task.settings.kafka)
+        )
 
     def _capture(self, stack: ExitStack, server: slots.Server, last: JournalEntry | None) -> None:
         replication = self._replicate(stack)
@@ -121,7 +123,8 @@ class Session:
         stack.callback(self._publisher.close)  # first: it makes a publishing thread that waits for Kafka give up
         options = WireOptions(self._task.source, server.database)
         tables = Tables(options, self._registry, self._own.tables, self._make_topic)
-        self._parts = Parts(self._control, publishing, tables, options, self._dead_letters, epoch)
+        largest = largest_value(self._task.settings.kafka)
+        self._parts = Parts(self._control, publishing, tables, options, self._dead_letters, epoch, largest)
         start = choose_start(self._own.slot, self._look(server.database), last)
         if start is not Start.STREAM:
             published = ensure_publication(self._control, self._own.publication, self._own.tables)

@@ -19,7 +19,7 @@ from typing import Final
 
 import psycopg
 
-from instep.change import POSITION_HEADER, Op, Position, format_lsn
+from instep.change import Op, Position, format_lsn
 from instep.failpoints import hit
 from instep.journal import JournalEntry
 from instep_connectors.postgres import slot as slots
@@ -29,11 +29,11 @@ from instep_connectors.postgres.session import passing
 from instep_connectors.postgres.snapshot import Snapshot, TextRow
 from instep_schemas.envelope import SourceBlock, time_stamp
 from instep_schemas.wire import Unencodable
-from instep_streams.capture.batch import READ, REJECTED, Batch, Record
+from instep_streams.capture.batch import READ, REJECTED, Batch
 from instep_streams.capture.streaming import MAX_BATCH_BYTES
 from instep_streams.capture.tables import CapturedTable
 from instep_streams.capture.task import Parts, Task
-from instep_streams.capture.transactions import add_truncate
+from instep_streams.capture.transactions import add_truncate, framed
 
 log = logging.getLogger(__name__)
 
@@ -150,27 +150,28 @@ class Snapshotting:
         first = "first" if self._rows == 0 else "first_in_data_collection"
         last = "last" if last_table else "last_in_data_collection"
         for marker, row in marked(rows, first, last):
-            table = self._add(table, row, blocks[marker], lsn)
+            self._add(table, row, blocks[marker], lsn)
             if self._batch.changes >= self._task.own.batch_changes or self._batch.size >= MAX_BATCH_BYTES:
                 self._hand(more=True)
                 hit("capture.snapshot")
                 self._look()
 
-    def _add(self, table: CapturedTable, row: TextRow, source: SourceBlock, lsn: int) -> CapturedTable:
+    def _add(self, table: CapturedTable, row: TextRow, source: SourceBlock, lsn: int) -> None:
         batch, position = self._batch, self._next()
         try:
-            key, value, _ = table.encoder.records(Op.READ, None, row, source, lsn, self._stamp)[0]
+            encoded = table.encoder.records(Op.READ, None, row, source, lsn, self._stamp)
+            records, size = framed(table, encoded, position, self._parts.largest)
         except Unencodable as fault:
             record = self._parts.dead_letters.record(table, position, Op.READ, None, row, fault)
             batch.records.append(record)
+            batch.size += len(record.value or b"")
             batch.count(table.name, REJECTED)
-            return table
-        batch.records.append(Record(table.topic, key, value, [(POSITION_HEADER, position.pack())]))
-        batch.size += len(key or b"") + len(value or b"")
+            return
+        batch.records += records
+        batch.size += size
         batch.count(table.name, READ)
         batch.schema_ids |= table.ids
         self._rows += 1
-        return table
 
     def _next(self) -> Position:
         position = self._position = self._position._replace(seq=min(self._seq, _MAX_SEQ))

@@ -77,6 +77,7 @@ class Tables:
         self._wanted = matcher(patterns)
         self._make_topic = make_topic
         self._topics: dict[str, str] = {}
+        self._partitions: dict[str, int] = {}
 
     def wanted(self, message: RelationMessage) -> bool:
         """Whether the settings name this table."""
@@ -101,7 +102,9 @@ class Tables:
             key_id, value_id, relation = self._register(topic, relation)
         except Unsupported as exc:
             raise SourceError(exc.cause, exc.remedy) from None
-        partitions = self._make_topic(topic)
+        partitions = self._partitions.get(topic)
+        if partitions is None:
+            partitions = self._partitions[topic] = self._make_topic(topic)
         encoder = compile_encoder(relation, self._options, key_id, value_id)
         ids = frozenset((value_id,) if key_id is None else (key_id, value_id))
         return CapturedTable(relation.table, topic, partitions, encoder, ids)

@@ -58,6 +58,7 @@ class Parts:
         options: how the source is written.
         dead_letters: writes what cannot be encoded.
         epoch: of the positions.
+        largest: the most bytes a record's value may have.
     """
 
     control: Connection
@@ -66,3 +67,4 @@ class Parts:
     options: WireOptions
     dead_letters: DeadLetters
     epoch: int
+    largest: int

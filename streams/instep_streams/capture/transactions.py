@@ -54,6 +54,7 @@ class Transactions:
     ) -> None:
         self._options = options = parts.options
         self._epoch = parts.epoch
+        self._largest = parts.largest
         self._dead_letters = parts.dead_letters
         self._describe = describe
         self._relax = relax
@@ -160,10 +161,9 @@ class Transactions:
             new = _completed(table, old, new)
         try:
             encoded = self._encode(table, op, old, new, lsn)
+            self._add(self._tables[oid] or table, op, encoded, position)
         except Unencodable as fault:
             self._reject(table, position, op, old, new, fault)
-            return
-        self._add(self._tables[oid] or table, op, encoded, position)
 
     def _encode(self, table: CapturedTable, op: Op, old: RawRow | None, new: RawRow | None, lsn: int) -> list[Encoded]:
         try:
@@ -180,12 +180,10 @@ class Transactions:
             return self._encode(wide, op, old, new, lsn)
 
     def _add(self, table: CapturedTable, op: Op, encoded: list[Encoded], position: Position) -> None:
+        records, size = framed(table, encoded, position, self._largest)
         batch = self.batch
-        header = (POSITION_HEADER, position.pack())
-        for key, value, moved in encoded:
-            headers: Headers = [header] if moved is None else [header, moved]
-            batch.records.append(Record(table.topic, key, value, headers))
-            batch.size += len(key or b"") + len(value or b"")
+        batch.records += records
+        batch.size += size
         if len(encoded) >= 2 and op is Op.UPDATE:  # a key change is a delete and a create
             batch.count(table.name, DELETE)
             batch.count(table.name, CREATE)
@@ -227,6 +225,23 @@ class Transactions:
             return self._tables[oid]
         except KeyError:
             raise pgoutput.DecodeError(f"a change of the undescribed table {oid}") from None
+
+
+def framed(table: CapturedTable, encoded: list[Encoded], position: Position, largest: int) -> tuple[list[Record], int]:
+    """The Kafka records of one change, and their bytes.
+
+    Raises:
+        Unencodable: a record is too large for Kafka.
+    """
+    header = (POSITION_HEADER, position.pack())
+    records, size = [], 0
+    for key, value, moved in encoded:
+        headers: Headers = [header] if moved is None else [header, moved]
+        records.append(Record(table.topic, key, value, headers))
+        size += len(key or b"") + len(value or b"")
+    if size > largest and any(len(value or b"") > largest for _, value, _ in encoded):
+        raise Unencodable("", f"its record of {size} bytes is larger than Kafka's message.max.bytes allows")
+    return records, size
 
 
 def add_truncate(

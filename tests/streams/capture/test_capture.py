@@ -333,3 +333,13 @@ def test_a_change_that_avro_cannot_carry_waits_in_the_dead_letters(make_shop: Ma
         ("public.t", [key], "a") for key in ("1", "3")
     ]
     assert json.loads(letters[1]["document"]) == {"op": "c", "before": None, "after": {"id": "3", "a": far.strip("'")}}
+
+
+def test_a_row_of_some_megabytes_is_no_exception(make_shop: MakeShop) -> None:
+    shop = make_shop("CREATE TABLE t (id int PRIMARY KEY, a text)", "INSERT INTO t VALUES (1, repeat('x', 3000000))")
+    with shop.capturing() as running:
+        shop.execute("INSERT INTO t VALUES (2, repeat('y', 4000000))")
+        shop.await_captured(running)
+        audit = shop.audit()
+    assert audit.ok, audit.problems
+    assert (audit.rows, audit.rejected) == (2, 0)

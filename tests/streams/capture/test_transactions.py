@@ -14,6 +14,7 @@ from instep.journal import JournalEntry
 from instep.relation import Column, Relation, ReplicaIdentity, Type
 from instep_connectors.postgres import pgoutput as p
 from instep_schemas.encode import compile_encoder
+from instep_schemas.records import decode, unframe
 from instep_schemas.wire import WireOptions
 from instep_streams.capture.batch import Batch, Origin, captured_lsn, dropped_prefix
 from instep_streams.capture.deadletters import DeadLetters
@@ -24,6 +25,7 @@ from instep_streams.capture.transactions import Transactions
 INT = Type(23, "pg_catalog", "int4")
 TABLE = Relation(7, "public", "t", (Column("id", INT, not_null=True, identity=True), Column("a", INT)), ("id",))
 OPTIONS = WireOptions("shop", "db")
+LARGEST = 1 << 20
 ORIGIN = Origin("shop", 1, "42", 1)
 
 
@@ -32,7 +34,9 @@ def captured_table() -> CapturedTable:
 
 
 def transactions(last: JournalEntry | None) -> Transactions:
-    parts = Parts(cast(Any, None), cast(Any, None), cast(Any, None), OPTIONS, DeadLetters("shop", 3), 1)
+    parts = Parts(
+        cast(Any, None), cast(Any, None), cast(Any, None), OPTIONS, DeadLetters("shop", 3, LARGEST), 1, LARGEST
+    )
 
     def describe(message: p.RelationMessage) -> CapturedTable | None:
         return captured_table() if message.name == "t" else None
@@ -171,7 +175,9 @@ def test_replica_identity_full_completes_an_unchanged_value() -> None:
         ReplicaIdentity.FULL,
     )  # fmt: skip
     table = CapturedTable("public.t", "shop.public.t", 1, compile_encoder(relation, OPTIONS, 1, 2), frozenset())
-    parts = Parts(cast(Any, None), cast(Any, None), cast(Any, None), OPTIONS, DeadLetters("shop", 3), 1)
+    parts = Parts(
+        cast(Any, None), cast(Any, None), cast(Any, None), OPTIONS, DeadLetters("shop", 3, LARGEST), 1, LARGEST
+    )
     machine = Transactions(parts, lambda message: table, lambda t, c: t, None)
     for message in (
         p.Begin(8, 0, 1),
@@ -184,3 +190,24 @@ def test_replica_identity_full_completes_an_unchanged_value() -> None:
     assert first.value is not None and second.value is not None
     # the after image is written right behind the before image, and equal to the insert's
     assert second.value[5 + 1 : 5 + 5] in first.value
+
+
+def test_a_record_too_large_for_kafka_waits_in_the_dead_letters_and_its_neighbours_go_on() -> None:
+    text = Type(25, "pg_catalog", "text")
+    relation = Relation(7, "public", "t", (Column("id", INT, not_null=True, identity=True), Column("a", text)), ("id",))
+    table = CapturedTable("public.t", "shop.public.t", 1, compile_encoder(relation, OPTIONS, 1, 2), frozenset({1, 2}))
+    parts = Parts(cast(Any, None), cast(Any, None), cast(Any, None), OPTIONS, DeadLetters("shop", 3, 500), 1, 500)
+    machine = Transactions(parts, lambda message: table, lambda t, c: t, None)
+    for message in (
+        p.Begin(8, 0, 1),
+        p.RelationMessage(7, "public", "t", "d", ()),
+        p.Insert(7, (b"1", b"x" * 1000)),
+        p.Insert(7, (b"2", b"x")),
+        p.Commit(8, 16, 0),
+    ):
+        machine.feed(message, 8)
+    batch = machine.take()
+    assert [record.topic for record in batch.records] == ["shop.__dead", "shop.public.t"]
+    letter = decode("dead_letter", unframe(batch.records[0].value or b"")[1])
+    assert (letter["code"], letter["key"], letter["document"]) == ("TOO_LARGE", ["1"], None)
+    assert batch.counts == {"public.t": [0, 1, 0, 0, 0, 1]}
