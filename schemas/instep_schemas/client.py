@@ -7,6 +7,7 @@ client; "latest" is asked for each time. Two kinds of failure, as everywhere: `R
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from threading import Lock
@@ -18,6 +19,7 @@ import httpx
 from instep.errors import RegistryError
 
 CONTENT_TYPE: Final = "application/vnd.schemaregistry.v1+json"
+_DESCRIPTION: Final = re.compile(r"description:'(.*)', additionalInfo:", re.DOTALL)
 _PASSING: Final = (408, 429, 500, 502, 503, 504)
 
 
@@ -135,7 +137,8 @@ class RegistryClient:
             raise _refusal(f"The schema of {subject} cannot be checked", answer)
         if answer.body["is_compatible"]:
             return []
-        return [str(m) for m in answer.body.get("messages") or ()] or ["incompatible; the registry gives no reason"]
+        told = [_description(str(message)) for message in answer.body.get("messages") or ()]
+        return [text for text in told if text] or ["incompatible; the registry gives no reason"]
 
     def subjects(self) -> list[str]:
         """Every subject that is not deleted.
@@ -182,6 +185,13 @@ class RegistryClient:
 
 def _part(subject: str) -> str:
     return quote(subject, safe="")
+
+
+def _description(message: str) -> str:
+    """The part of a registry's message that is for people; empty for what only repeats schema and settings."""
+    if found := _DESCRIPTION.search(message):
+        return found[1]
+    return "" if message.startswith(("{oldSchema", "{validateFields")) else message
 
 
 def _refusal(what: str, answer: _Answer) -> RegistryError:

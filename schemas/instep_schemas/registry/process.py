@@ -25,6 +25,7 @@ log = logging.getLogger("instep.registry")
 
 _BACK_OFF_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 _WILDCARDS: Final = ("", "0.0.0.0", "::")
+_LOOPBACK: Final = ("127.", "::1")
 _DRAIN_S: Final = 5.0
 
 
@@ -40,6 +41,8 @@ async def run(settings: Settings, stop: asyncio.Event, topic: str = TOPIC) -> No
     """
     listening = _listen(settings.registry.listen)
     url = f"http://{_advertised(listening)}"
+    if not settings.registry.user and not listening.getsockname()[0].startswith(_LOOPBACK):
+        log.warning("everybody who reaches %s may change schemas: set registry.user and registry.password", url)
     try:
         instance = Instance(settings.kafka, url, topic)
     except KafkaException as exc:
