@@ -105,10 +105,6 @@ class Reader:
         if source.args.get("joins"):
             raise refuse("NESTED_JOIN", source)
         alias = source.alias_or_name
-        if isinstance(source, exp.Table) and isinstance(source.this, exp.Identifier) and source.alias_column_names:
-            raise refuse(
-                "SHAPE", source, "renamed columns of a table are not followed", "Rename them in the SELECT list."
-            )
         nullable = side == "LEFT"
         block.sources[alias] = self._source(source, block, nullable)
         condition = join.args.get("on") if join is not None else None

@@ -12,12 +12,14 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.optimizer.qualify import qualify
 from sqlglot.optimizer.scope import Scope, traverse_scope
+from sqlglot.schema import MappingSchema
 from sqlglot.tokenizer_core import TokenType
 
 from instep_streams.flows.catalog import DEFAULT_SCHEMA, Catalog
 from instep_streams.flows.refusals import refuse
 
 _MOMENT: Final = re.compile(r"\s*(now|today|tomorrow|yesterday)\b", re.IGNORECASE)
+_UNKNOWN: Final = re.compile(r"Unknown column: (.+)")
 _TIME_TYPES: Final = ("DATE", "TIME", "TIMETZ", "TIMESTAMP", "TIMESTAMPTZ", "TIMESTAMPNTZ", "DATETIME")
 _NOW: Final[tuple[type[exp.Expr], ...]] = (
     exp.CurrentTimestamp,
@@ -74,6 +76,8 @@ def parse_select(sql: str) -> exp.Query:
 def _check_node(node: exp.Expr) -> None:
     if isinstance(node, _NOT_IN_A_SELECT) or isinstance(node, exp.DML):
         raise refuse("SHAPE", node, f"{type(node).__name__.upper()} has no place in a flow")
+    if isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier) and node.alias_column_names:
+        raise refuse("SHAPE", node, "renamed columns of a table are not followed", "Rename them in the SELECT list.")
     if isinstance(node, exp.Table) and node.args.get("only"):
         raise refuse("SHAPE", node, "ONLY has no meaning in the replica", "Leave ONLY out.")
     if isinstance(node, _NOW) or _is_moment(node):
@@ -119,22 +123,41 @@ def qualified(tree: exp.Query, catalog: Catalog) -> exp.Query:
     _name_functions(work)
     merged = _merged_columns(work)
     _refuse_stars(work)
-    schema: dict[str, Any] = {}
-    for table in catalog.values():
-        schema.setdefault(table.schema, {})[table.name] = {column.name: "text" for column in table.columns}
-    try:
-        done = qualify(
-            work, dialect="postgres", schema=schema or {DEFAULT_SCHEMA: {}}, db=DEFAULT_SCHEMA,
-            validate_qualify_columns=False, quote_identifiers=True, expand_alias_refs=True,
-        )  # fmt: skip
-    except SqlglotError as exc:
-        raise refuse("RESOLVE", "The SELECT", _first_line(exc)) from None
+    done = _qualify(work, catalog)
     for scope in traverse_scope(done):
         _check_tables(scope, catalog)
     for scope in traverse_scope(done):
         _check_columns(scope, catalog)
+        _check_whole_rows(scope)
     _unmerge(done, merged)
     return done
+
+
+def _qualify(tree: exp.Query, catalog: Catalog) -> exp.Query:
+    unknown: set[str] = set()
+    while True:
+        schema: dict[str, Any] = {DEFAULT_SCHEMA: {}}
+        for table in catalog.values():
+            names = [column.name for column in table.columns]
+            schema.setdefault(table.schema, {})[table.name] = dict.fromkeys([*names, *unknown], "text")
+        try:
+            return qualify(
+                tree.copy(), dialect="postgres", db=DEFAULT_SCHEMA,
+                schema=MappingSchema(schema, dialect="postgres", normalize=False),
+                validate_qualify_columns=False, quote_identifiers=True, expand_alias_refs=True,
+            )  # fmt: skip
+        except SqlglotError as exc:
+            found = _UNKNOWN.match(_first_line(exc))
+            if found is None or found[1] in unknown:
+                raise refuse("RESOLVE", "The SELECT", _first_line(exc)) from None
+            unknown.add(found[1])  # let it through: `_check_columns` says what there is instead
+
+
+def _check_whole_rows(scope: Scope) -> None:
+    for node in scope.find_all(exp.TableColumn):
+        source = _source_of(scope, node.name)
+        if source is not None and not _is_function(source):
+            raise refuse("WHOLE_ROW", node.parent or node)
 
 
 def _name_functions(tree: exp.Expr) -> None:
@@ -230,7 +253,7 @@ def _check_unqualified(scope: Scope, column: exp.Column) -> None:
             return
         names = sorted({name for each in scope.sources.values() for name in _columns_of(each)})
         raise _no_column(column, "the tables in FROM", names)
-    if not (isinstance(source, exp.Table) and not isinstance(source.this, exp.Identifier)) and not _is_function(source):
+    if not _is_function(source):
         raise refuse("WHOLE_ROW", column)
 
 
@@ -245,7 +268,9 @@ def _columns_of(source: Any) -> list[str]:
 
 
 def _is_function(source: Any) -> bool:
-    return isinstance(source, Scope) and not isinstance(source.expression, exp.Query)
+    if isinstance(source, exp.Table):
+        return not isinstance(source.this, exp.Identifier)
+    return not (isinstance(source, Scope) and isinstance(source.expression, exp.Query))
 
 
 def _source_of(scope: Scope | None, alias: str) -> Any:

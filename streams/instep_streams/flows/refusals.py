@@ -66,10 +66,6 @@ REFUSALS: Final = {
         "with columns that can be NULL its answer depends on every row of the subquery", "Write (NOT) EXISTS."
     ),
     "ANY_ALL": Refusal("ANY and ALL over a subquery are not followed", "Write EXISTS or NOT EXISTS."),
-    "SCAN": Refusal(
-        "each batch would read a large table from end to end",
-        "Join on the plain column, or compute the value in a column of the store.",
-    ),
     "KEY_CHANGED": Refusal(
         "its documents are already published under another key", "Give the flow a new name, or keep the key."
     ),

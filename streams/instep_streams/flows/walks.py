@@ -30,12 +30,9 @@ class Link(NamedTuple):
     parent_columns: tuple[str, ...]
     child_columns: tuple[str, ...]
 
-    def cost(self, child: Node) -> int:
-        """Few for a link that leads to one row on either side."""
-        unique = set(self.child_columns) >= set(child.table.key) or set(self.parent_columns) >= set(
-            self.parent.table.key
-        )
-        return 1 if unique else 10
+    def cost(self) -> int:
+        """Little for a link that leads to one row nearer to the root; much for one that spreads."""
+        return 1 if set(self.parent_columns) >= set(self.parent.table.key) else 10
 
 
 Path = tuple[tuple[Node, Link], ...]
@@ -70,7 +67,7 @@ def tree(root: Node, nodes: Sequence[Node], edges: Iterable[Edge]) -> dict[Node,
     cost, found = {root: 0}, dict[Node, tuple[Link, ...]]()
     while len(cost) <= len(nodes):
         reachable = [
-            (max(cost[link.parent] + link.cost(to) for link in links), to.id, to, links)
+            (max(cost[link.parent] + link.cost() for link in links), to.id, to, links)
             for to, choices in options.items()
             if to not in cost
             for links in choices

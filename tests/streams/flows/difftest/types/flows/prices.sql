@@ -1,0 +1,4 @@
+/* instep
+key = "sku"
+*/
+SELECT sku, price FROM items

@@ -1,0 +1,101 @@
+"""Documents equal the SELECT on the store, whatever happens; and each defect made on purpose is noticed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fixtures.postgres import PostgresForTests
+from tests.streams.flows.difftest.run import Run
+
+from instep_streams.flows import engine, images, replica
+
+FOLDER = Path(__file__).parent / "difftest"
+ROUNDS = int(os.environ.get("ROUNDS", "30"))
+SEEDS = range(int(os.environ.get("SEEDS", "2")))
+
+
+@pytest.fixture
+def databases(postgres: PostgresForTests) -> Iterator[tuple[str, str]]:
+    yield postgres.database(), postgres.database()
+
+
+def differences(folder: str, databases: tuple[str, str], seed: int, rounds: int, *, recover: bool = True) -> list[str]:
+    run = Run(FOLDER / folder, *databases, seed, recover=recover)
+    try:
+        run.run(rounds)
+    finally:
+        run.close()
+        run.store.conn.close()
+    refused = {name: result.refused for name, result in run.results.items() if result.refused}
+    assert not refused
+    assert all(result.checks for result in run.results.values())
+    return [result.line(name) for name, result in run.results.items() if result.differences]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("folder", ["shop", "types"])
+def test_documents_equal_the_select(folder: str, seed: int, databases: tuple[str, str]) -> None:
+    assert differences(folder, databases, seed, ROUNDS) == []
+
+
+def _no_walks(self: Any, sql: str, values: Sequence[Any]) -> list[Any]:
+    return []
+
+
+def _new_images_only(rows: Sequence[Any], flag: int, old: Sequence[int], width: int) -> set[Any]:
+    found = {tuple(row[i + width] for i in old) for row in rows if row[flag]}
+    return {each for each in found if None not in each}
+
+
+def _without(text: str, function: Any, instead: str = "") -> Any:
+    def changed(*args: Any) -> str:
+        sql: str = function(*args)
+        assert text in sql
+        return sql.replace(text, instead)
+
+    return changed
+
+
+MUTATIONS = {
+    "no walk over several tables": (engine.Engine, "_walk", _no_walks),
+    "no before images": (images, "_values", _new_images_only),
+    "no position rule": (
+        replica,
+        "upsert_sql",
+        _without('WHERE r."_instep_pos" <= EXCLUDED."_instep_pos"', replica.upsert_sql),
+    ),
+    "no tombstones": (
+        replica,
+        "upsert_sql",
+        _without('g."_instep_pos" > d."_instep_pos"', replica.upsert_sql, "false"),
+    ),
+    "position rule too strict": (
+        replica,
+        "upsert_sql",
+        _without(
+            'r."_instep_pos" <= EXCLUDED."_instep_pos"',
+            replica.upsert_sql,
+            'r."_instep_pos" < EXCLUDED."_instep_pos" - 3',
+        ),
+    ),
+    "values compared by =": (
+        images,
+        "_differs",
+        _without("NOT pg_catalog.record_image_eq(ROW", images._differs, "pg_catalog.record_ne(ROW"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_defect_is_noticed(name: str, databases: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(*MUTATIONS[name])
+    folder = "types" if "compared" in name else "shop"
+    assert differences(folder, databases, 1, 25)
+
+
+def test_lost_documents_are_noticed(databases: tuple[str, str]) -> None:
+    assert differences("shop", databases, 1, 25, recover=False)
