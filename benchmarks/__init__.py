@@ -1,0 +1,1 @@
+"""Measurements of Instep beside its peers, on parts they start themselves."""

@@ -1,0 +1,1 @@
+"""Capture beside Debezium and pg_recvlogical: `python -m benchmarks.capture`. See benchmarks/README.md."""
