@@ -21,7 +21,9 @@ from instep_ops.embedded.server import Server, telling_line
 LOCK = "kafka.lock.json"
 
 _JVM = [
-    "-Xms64m", "-Xmx320m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true",
+    "-Xms64m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true",
+    # the quick compiler only: a third less CPU and time until ready, and no compiling beside the first minutes' work
+    "-XX:TieredStopAtLevel=1",
     "-Dfile.encoding=UTF-8", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
     "-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSX",
     # the one line at level info that says it is ready
