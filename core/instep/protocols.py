@@ -153,7 +153,12 @@ class Sink(Protocol):
     async def read(self, keys: Sequence[Key], /) -> Mapping[Key, Fields]:
         """Read what the target holds for the keys: delivered columns by name; keys without a record are left out.
 
-        Values compare equal (`==`) with the document's when the target holds them.
+        Values compare equal (`==`) with the document's when the target holds them. Key columns may be left out, and so
+        are records that a tombstone has deactivated.
+
+        Raises:
+            ConnectionError, TimeoutError: the target cannot answer now.
+            TargetError: the target refuses as a whole.
         """
         ...
 
