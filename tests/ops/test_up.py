@@ -50,14 +50,15 @@ def project(tmp_path: Path, postgres: PostgresForTests, monkeypatch: pytest.Monk
 
 @contextmanager
 def running(project: Path) -> Iterator[subprocess.Popen[bytes]]:
-    log = (project / "up.log").open("ab")
-    with log, subprocess.Popen(command("up", project), stdout=log, stderr=log) as process:
+    path = project / "up.log"
+    with path.open("wb") as log, subprocess.Popen(command("up", project), stdout=log, stderr=log) as process:
         try:
-            until(lambda: process.poll() is not None or b"Running" in (project / "up.log").read_bytes(), 90)
-            assert process.poll() is None, (project / "up.log").read_text()
+            until(lambda: process.poll() is not None or b"Running" in path.read_bytes(), 120)
+            assert process.poll() is None, path.read_text()
             yield process
         finally:
-            process.kill()
+            process.send_signal(signal.SIGINT)
+            process.wait(90)
 
 
 def command(word: str, project: Path, *more: str) -> list[str]:
