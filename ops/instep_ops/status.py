@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,28 @@ from instep_ops.verification.report import Table
 Section = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far one stage is behind.
+
+    Attributes:
+        stage: `capture:shop`, as its process is called.
+        behind: how much waits; None: not known.
+        unit: of what.
+        seconds: age of the oldest commit that waits, or of the last one that does not, when that is all that is known.
+    """
+
+    stage: str
+    behind: int | None
+    unit: str
+    seconds: float | None
+
+    def row(self) -> tuple[str, str, str]:
+        """As a person reads it."""
+        behind = "?" if self.behind is None else f"{self.behind} {self.unit}"
+        return self.stage, behind, "?" if self.seconds is None else f"{self.seconds:.1f}"
+
+
 @dataclass(slots=True)
 class Status:
     """What every stage says of itself.
@@ -24,18 +47,44 @@ class Status:
         sources: per source `{"capture": …, "worker": …}`.
         targets: per target what its delivery says.
         exit_code: 0, or that of the first stage that did not answer.
+        now: when it was read, seconds since the Unix epoch.
     """
 
     processes: dict[str, int] = field(default_factory=dict)
     sources: dict[str, dict[str, Section]] = field(default_factory=dict)
     targets: dict[str, Section] = field(default_factory=dict)
     exit_code: int = 0
+    now: float = field(default_factory=time.time)
+
+    def lags(self) -> list[Lag]:
+        """How far each stage is behind the one before it."""
+        found = []
+        for name, source in self.sources.items():
+            capture, worker = source["capture"], source["worker"]
+            found.append(Lag(f"capture:{name}", capture.get("lag_bytes"), "bytes", capture.get("lag_seconds")))
+            journal = (capture.get("journal") or {}).get("batch")
+            done = worker.get("emitted_journal_batch")
+            behind = None if journal is None or done is None else max(0, journal - done)
+            found.append(Lag(f"worker:{name}", behind, "batches", self._age(behind, worker.get("committed_us"))))
+        for name, target in self.targets.items():
+            behind = target.get("waiting")
+            found.append(
+                Lag(f"deliver:{name}", behind, "documents", self._age(behind, target.get("oldest_waiting_us")))
+            )
+        return found
+
+    def _age(self, behind: int | None, committed_us: int | None) -> float | None:
+        """Seconds since a commit, while something is behind; None: not known."""
+        if behind == 0:
+            return 0.0
+        return round(max(0.0, self.now - committed_us / 1e6), 3) if behind and committed_us else None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON shows it."""
         return {
             "ok": self.exit_code == 0,
             "processes": self.processes,
+            "lag": {lag.stage: {"behind": lag.behind, "unit": lag.unit, "seconds": lag.seconds} for lag in self.lags()},
             "sources": self.sources,
             "targets": self.targets,
         }
@@ -53,6 +102,7 @@ class Status:
         ]
         return [
             ("Processes", ("process", "id"), list(self.processes.items())),
+            ("Lag", ("stage", "behind", "seconds"), [lag.row() for lag in self.lags()]),
             ("Stages", ("stage", "what", "value"), stages + targets),
         ]
 
@@ -73,10 +123,9 @@ async def read(settings: Settings) -> Status:
     Args:
         settings: resolved.
     """
-    from instep_streams.flows.status import status as worker
-
     from instep_streams.capture.status import status as capture
     from instep_streams.delivery.status import status as delivery
+    from instep_streams.flows.status import status as worker
 
     result = Status(processes=_processes(settings))
 
