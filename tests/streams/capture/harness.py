@@ -58,7 +58,7 @@ def until(condition: Callable[[], Answer], seconds: float = 30.0, what: str = ""
             return answer
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds:g} s: {what or condition}")
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 class Shop:
@@ -102,12 +102,15 @@ class Shop:
             return row and row[0]
 
     @contextmanager
-    def capturing(self, *, ready: bool = True) -> Iterator[Running]:
-        """Capture in a thread of this process; what it failed with is raised at the end."""
+    def capturing(self, *, ready: bool = True, seconds: float = 60.0) -> Iterator[Running]:
+        """Capture in a thread of this process; what it failed with is raised at the end.
+
+        With `ready`, begins when everything committed so far is in the journal.
+        """
         running = Running(self)
         try:
             if ready:
-                self.await_captured(running)
+                self.await_captured(running, seconds)
             yield running
         finally:
             running.stop()
@@ -123,7 +126,7 @@ class Shop:
         assert running.failure is not None
         return running.failure
 
-    def await_captured(self, running: Running | None = None, seconds: float = 30.0) -> JournalEntry:
+    def await_captured(self, running: Running | None = None, seconds: float = 60.0) -> JournalEntry:
         """Wait until everything that is committed now is in the journal."""
         lsn = int(self.value("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn"))
         self.execute("SELECT pg_logical_emit_message(true, 'instep', 'test')")

@@ -80,8 +80,7 @@ def test_the_broker_goes_away_under_load(
         shop.await_captured(running, 60)
         own_kafka.restart()
         shop.await_captured(running, 60)
-    with shop.capturing() as running:
-        shop.await_captured(running)
+    with shop.capturing(seconds=120):
         audit = shop.audit()
     assert audit.ok, audit.problems
     assert_every_version_once_and_in_order(shop)
