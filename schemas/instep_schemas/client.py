@@ -24,8 +24,13 @@ _PASSING: Final = (408, 429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
-    """Status and parsed JSON body of one call that the registry did not fail on."""
+class Answer:
+    """Status and parsed JSON body of one call that the registry did not fail on.
+
+    Attributes:
+        status: of HTTP.
+        body: parsed JSON; None for an empty one.
+    """
 
     status: int
     body: Any
@@ -77,9 +82,9 @@ class RegistryClient:
             known = self._ids.get((subject, text))
         if known is not None:
             return known
-        answer = self._call("POST", f"/subjects/{_part(subject)}/versions", body={"schema": text})
+        answer = self.call("POST", f"/subjects/{quoted(subject)}/versions", body={"schema": text})
         if answer.status != 200:
-            raise _refusal(f"The schema of {subject} is refused", answer)
+            raise refusal(f"The schema of {subject} is refused", answer)
         schema_id = int(answer.body["id"])
         with self._lock:
             self._ids[subject, text] = schema_id
@@ -96,11 +101,11 @@ class RegistryClient:
             known = self._texts.get(schema_id)
         if known is not None:
             return known
-        answer = self._call("GET", f"/schemas/ids/{schema_id}")
+        answer = self.call("GET", f"/schemas/ids/{schema_id}")
         if answer.status == 200 and answer.body.get("references"):
-            answer = self._call("GET", f"/schemas/ids/{schema_id}", query={"format": "resolved"})
+            answer = self.call("GET", f"/schemas/ids/{schema_id}", query={"format": "resolved"})
         if answer.status != 200:
-            raise _refusal(f"The schema with id {schema_id} cannot be read", answer)
+            raise refusal(f"The schema with id {schema_id} cannot be read", answer)
         text = str(answer.body["schema"])
         with self._lock:
             self._texts[schema_id] = text
@@ -113,11 +118,11 @@ class RegistryClient:
             RegistryError: the registry refuses to tell.
             ConnectionError, TimeoutError: no instance answers.
         """
-        answer = self._call("GET", f"/subjects/{_part(subject)}/versions/latest")
+        answer = self.call("GET", f"/subjects/{quoted(subject)}/versions/latest")
         if answer.status == 404:
             return None
         if answer.status != 200:
-            raise _refusal(f"The newest schema of {subject} cannot be read", answer)
+            raise refusal(f"The newest schema of {subject} cannot be read", answer)
         return int(answer.body["id"]), int(answer.body["version"]), str(answer.body["schema"])
 
     def check(self, subject: str, text: str) -> list[str]:
@@ -127,14 +132,14 @@ class RegistryClient:
             RegistryError: not Avro, or the registry refuses to tell.
             ConnectionError, TimeoutError: no instance answers.
         """
-        path, query = f"/compatibility/subjects/{_part(subject)}/versions", {"verbose": "true"}
-        answer = self._call("POST", path, query=query, body={"schema": text})
+        path, query = f"/compatibility/subjects/{quoted(subject)}/versions", {"verbose": "true"}
+        answer = self.call("POST", path, query=query, body={"schema": text})
         if answer.status in (404, 405):  # some registries only know the check against one version
-            answer = self._call("POST", f"{path}/latest", query=query, body={"schema": text})
+            answer = self.call("POST", f"{path}/latest", query=query, body={"schema": text})
         if answer.status == 404:
             return []
         if answer.status != 200:
-            raise _refusal(f"The schema of {subject} cannot be checked", answer)
+            raise refusal(f"The schema of {subject} cannot be checked", answer)
         if answer.body["is_compatible"]:
             return []
         told = [_description(str(message)) for message in answer.body.get("messages") or ()]
@@ -147,9 +152,9 @@ class RegistryClient:
             RegistryError: the registry refuses to tell.
             ConnectionError, TimeoutError: no instance answers.
         """
-        answer = self._call("GET", "/subjects")
+        answer = self.call("GET", "/subjects")
         if answer.status != 200:
-            raise _refusal("The subjects cannot be listed", answer)
+            raise refusal("The subjects cannot be listed", answer)
         return [str(subject) for subject in answer.body]
 
     def close(self) -> None:
@@ -162,14 +167,17 @@ class RegistryClient:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _call(
-        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Mapping[str, Any] | None = None
-    ) -> _Answer:
+    def call(self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Any = None) -> Answer:
+        """Ask the first instance that answers; what is refused is an answer too.
+
+        Raises:
+            ConnectionError, TimeoutError: no instance answers.
+        """
         failure: Exception | None = None
         for url in self._urls:
             try:
                 response = self._http.request(method, f"{url}{path}", params=query, json=body)
-                answer = _Answer(response.status_code, response.json() if response.content else None)
+                answer = Answer(response.status_code, response.json() if response.content else None)
             except httpx.TimeoutException:
                 failure = TimeoutError(f"The schema registry at {url} does not answer in time.")
                 continue
@@ -183,7 +191,8 @@ class RegistryClient:
         raise failure
 
 
-def _part(subject: str) -> str:
+def quoted(subject: str) -> str:
+    """A subject as part of a path."""
     return quote(subject, safe="")
 
 
@@ -194,7 +203,8 @@ def _description(message: str) -> str:
     return "" if message.startswith(("{oldSchema", "{validateFields")) else message
 
 
-def _refusal(what: str, answer: _Answer) -> RegistryError:
+def refusal(what: str, answer: Answer) -> RegistryError:
+    """The error to raise for an answer that refuses, with the remedy."""
     words = answer.words.rstrip(".")
     if answer.status in (401, 403):
         remedy = "Set registry.user and registry.password in instep.toml to an account that may do this."
