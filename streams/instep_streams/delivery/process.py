@@ -25,7 +25,7 @@ from instep_streams.runtime import Batch, FlowApp, flow_agent, flow_app, run_app
 log = logging.getLogger("instep.delivery")
 
 PARTITIONS_AT_ONCE: Final = 8
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
 
 T = TypeVar("T")
 

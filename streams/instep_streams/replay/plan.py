@@ -73,13 +73,15 @@ class Forecast:
     """What delivering the newest document of each key would do now.
 
     Attributes:
-        change: the target would be written.
+        change: the target holds something else than what it took: it would be mended.
+        waiting: the live flow has not brought it to an outcome yet; it is delivered by whoever comes first.
         equal: it holds the same values.
         left_alone: the target took a newer version: the stretch's document is not delivered.
         ignored: tombstones that the flow does not deliver.
     """
 
     change: tuple[Key, ...] = ()
+    waiting: int = 0
     equal: int = 0
     left_alone: int = 0
     ignored: int = 0
@@ -102,18 +104,21 @@ def forecast(
         held: what the target gives when it is read.
     """
     change: list[Key] = []
-    equal = left_alone = ignored = 0
+    waiting = equal = left_alone = ignored = 0
     for each in newest:
         document = each.waiting.document
-        if document.version < applied.get(document.key, NOTHING).version:
+        known = applied.get(document.key, NOTHING)
+        if document.version < known.version:
             left_alone += 1
         elif document.fields is None and flow.delete is Delete.IGNORE:
             ignored += 1
-        elif differs(document, columns, held.get(document.key)):
+        elif not differs(document, columns, held.get(document.key)):
+            equal += 1
+        elif known.settled:
             change.append(document.key)
         else:
-            equal += 1
-    return Forecast(tuple(change), equal, left_alone, ignored)
+            waiting += 1
+    return Forecast(tuple(change), waiting, equal, left_alone, ignored)
 
 
 def differs(document: Document, columns: Sequence[str], held: Fields | None) -> bool:
@@ -162,6 +167,7 @@ class ReplayPlan:
             "documents": self.documents,
             "keys": len(self.newest),
             "would_change": len(self.forecast.change),
+            "waiting": self.forecast.waiting,
             "equal": self.forecast.equal,
             "left_alone": self.forecast.left_alone,
             "ignored": self.forecast.ignored,

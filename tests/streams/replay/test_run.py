@@ -136,6 +136,7 @@ async def test_a_damaged_crm_is_mended_beside_the_live_flow(shop: Shop) -> None:
             "documents": 7,
             "keys": 7,
             "would_change": 4,
+            "waiting": 0,
             "equal": 3,
             "left_alone": 0,
             "ignored": 0,
