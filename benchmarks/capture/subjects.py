@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from benchmarks.capture.bed import Bed, instep, project, until
 from benchmarks.capture.peers import connect_jars, connect_plugins
-from benchmarks.capture.workload import SENTINEL, Workload
+from benchmarks.capture.workload import Workload
 from instep_ops.embedded import silent
 from instep_ops.embedded.kafka import java
 from instep_ops.embedded.ports import LOOPBACK, free_port
@@ -62,7 +62,9 @@ class Subject:
     workload: Workload
     command: Sequence[str]
     end: signal.Signals = signal.SIGTERM
-    env: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        self.workload.sentinel(self._sentinel)
 
     @property
     def publishes(self) -> bool:
@@ -78,13 +80,21 @@ class Subject:
         """Where the changes of the load go."""
         return [self.topic(table) for table in self.workload.names]
 
+    @property
+    def _sentinel(self) -> str:
+        return f"finish_{self.slot}"
+
+    def finish(self) -> None:
+        """Write its sentinel, behind everything that was written so far."""
+        self.workload.finish(self._sentinel)
+
     def finished(self) -> int:
-        """How much of the sentinel's topic a reader can see."""
-        return sum(self.bed.topics.ends([self.topic(SENTINEL)]).values())
+        """How much of the sentinel's topic a reader can see: grows when the last sentinel is through."""
+        return sum(self.bed.topics.ends([self.topic(self._sentinel)]).values())
 
     def start(self) -> None:
         """Start it; it need not be ready."""
-        self.server.start(self.command, lambda: True, 5, env=self.env)
+        self.server.start(self.command, lambda: True, 5)
 
     def stop(self) -> None:
         """Stop it in order, and wait until the store has let its slot go."""
@@ -98,7 +108,7 @@ class Subject:
     def catch_up(self) -> None:
         """Wait until what was written so far is through, by writing the sentinel and waiting for it."""
         before = self.finished()
-        self.workload.finish()
+        self.finish()
         deadline = time.monotonic() + _PATIENCE_S
         while self.finished() <= before:
             until(deadline, "the sentinel", self.server)

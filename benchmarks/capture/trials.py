@@ -68,7 +68,7 @@ def drain(bed: Bed, subject: Subject, changes: int) -> Figures:
     if not subject.publishes:
         return _read_through(bed, subject, changes)
     topics = bed.topics
-    subject.workload.finish()
+    subject.finish()
     base, before = topics.ends(subject.data_topics), subject.finished()
     done = _grown(subject, sum(base.values()))
     marks, peak = _watch(bed, subject, done, lambda: subject.finished() > before)
@@ -85,7 +85,7 @@ def snapshot(bed: Bed, subject: Subject, rows: int) -> Figures:
     def finished() -> bool:
         nonlocal told
         if not told and any(bed.topics.ends(subject.data_topics).values()):
-            subject.workload.finish()  # now there is a slot: this change comes behind the snapshot
+            subject.finish()  # now there is a slot: this change comes behind the snapshot
             told = True
         return told and subject.finished() > 0
 
@@ -98,7 +98,7 @@ def snapshot(bed: Bed, subject: Subject, rows: int) -> Figures:
 
 def start(bed: Bed, subject: Subject) -> Figures:
     """How long from the start of the process until a change that waited can be read."""
-    subject.workload.finish()
+    subject.finish()
     before = subject.finished()
     begun = time.monotonic()
     subject.start()
@@ -173,7 +173,7 @@ def _read_through(bed: Bed, subject: Subject, changes: int) -> Figures:
         def done() -> int:
             return max(0, number(sent) - base)
 
-        subject.workload.finish()  # behind the target: makes the store send up to it
+        subject.finish()  # behind the target: makes the store send up to it
         marks, peak = _watch(bed, subject, done, lambda: done() >= target - base)
     result = _paces("drain", subject, marks, changes, peak)
     result.notes["changes"] = changes
@@ -210,6 +210,8 @@ def _paces(trial: str, subject: Subject, marks: list[_Mark], changes: int, peak:
     whole is the share of the changes. Rates and costs run from the first mark with work in it, so that the start of a
     process, which has a row of its own, is not in them; a warm rate is that of the second half.
     """
+    if len(marks) < 2:
+        raise RuntimeError(f"{subject.name} finished a {trial} without a change in its topics")
     whole = marks[-1].done
     first = marks[1] if len(marks) > 2 else marks[0]
     half = next(mark for mark in marks if mark.done * 2 >= whole)

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 import psycopg
 from psycopg.sql import SQL, Literal
 
-SENTINEL = "finish"
-"""A table of its own: a change of it is written behind a load, so seeing it means that the load is through."""
-
 _TABLE = """CREATE TABLE b{i} (
   id bigint PRIMARY KEY, account_id int NOT NULL, amount numeric(12,2) NOT NULL, status text NOT NULL, active boolean,
   note text, updated_at timestamptz NOT NULL)"""
@@ -71,7 +68,6 @@ class Workload:
         self.dsn, self.tables, self.pad = dsn, tables, pad
         self._next = 0
         with psycopg.connect(dsn) as conn:
-            conn.execute(f"CREATE TABLE {SENTINEL} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY)")
             conn.execute(_BULK.encode())
         for start in range(1, tables + 1, 100):  # one transaction for all would hold too many locks
             with psycopg.connect(dsn) as conn:
@@ -114,10 +110,15 @@ class Workload:
         first, self._next = self._next, self._next + changes
         return first
 
-    def finish(self) -> None:
-        """Write the sentinel."""
+    def sentinel(self, table: str) -> None:
+        """Create a table of no other use: a change of it, written behind a load, shows that the load is through."""
         with psycopg.connect(self.dsn) as conn:
-            conn.execute(f"INSERT INTO {SENTINEL} DEFAULT VALUES")
+            conn.execute(f"CREATE TABLE {table} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY)".encode())
+
+    def finish(self, table: str) -> None:
+        """Write a change of that table."""
+        with psycopg.connect(self.dsn) as conn:
+            conn.execute(f"INSERT INTO {table} DEFAULT VALUES".encode())
 
 
 def paced(dsn: str, first: int, changes: int, per_s: int, tx_rows: int, pad: int) -> Paced:
