@@ -1,6 +1,8 @@
 """The embedded parts of a project as a whole."""
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -57,7 +59,8 @@ async def test_parts_start_are_kept_alive_and_stop(tmp_path: Path) -> None:
             with psycopg.connect(dsn) as conn:
                 conn.execute("SELECT 1")
         assert parts.store is not None
-        parts.store.kill()
+        assert parts.store.pid is not None
+        os.kill(parts.store.pid, signal.SIGKILL)
         await asyncio.to_thread(until, lambda: parts.store is not None and parts.store.alive())
         assert events == ["store ended unexpectedly; starts again"]
     finally:

@@ -4,7 +4,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instep_ops.verification.compare import (
@@ -54,6 +54,7 @@ values = st.recursive(
 rows = st.none() | st.dictionaries(st.sampled_from("abc"), values, max_size=3)
 
 
+@settings(deadline=None)
 @given(rows, rows)
 def test_differences_are_listed_exactly_when_rows_differ(one: Any, other: Any) -> None:
     listed = list(topic_differences("f", ("k",), one, other))
@@ -61,6 +62,7 @@ def test_differences_are_listed_exactly_when_rows_differ(one: Any, other: Any) -
     assert all(json.dumps(each.to_dict(), default=str) for each in listed)
 
 
+@settings(deadline=None)
 @given(rows)
 def test_a_row_equals_itself(row: Any) -> None:
     assert list(topic_differences("f", ("k",), row, row)) == []

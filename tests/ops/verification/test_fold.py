@@ -96,7 +96,7 @@ def compacted(documents: list[Document], clean: int) -> list[Document]:
     return [each for n, each in enumerate(documents) if n >= clean or newest[each.key] == n]
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(histories(), lsns, st.data())
 def test_a_right_worker_is_never_accused(history: History, lsn: int, data: st.DataObject) -> None:
     at_rest = is_at_rest(history.entries, Position(1, lsn))
@@ -110,12 +110,14 @@ def test_a_right_worker_is_never_accused(history: History, lsn: int, data: st.Da
     assert not at_rest or found == {Verdict.EQUAL}
 
 
+@settings(deadline=None)
 @given(histories())
 def test_at_rest_everything_is_decided(history: History) -> None:
     lsn = FIRST_LSN + 100 * STEP
     assert set(verdicts(folded(history.documents, lsn), history.at(lsn)).values()) == {Verdict.EQUAL}
 
 
+@settings(deadline=None)
 @given(histories().filter(lambda history: bool(history.documents)), st.data())
 def test_a_damaged_newest_version_is_found(history: History, data: st.DataObject) -> None:
     lsn = FIRST_LSN + 100 * STEP
@@ -128,6 +130,7 @@ def test_a_damaged_newest_version_is_found(history: History, data: st.DataObject
     assert found[key] is Verdict.DIFFERENT
 
 
+@settings(deadline=None)
 @given(histories().filter(lambda history: bool(history.documents)), st.data())
 def test_a_lost_document_is_found(history: History, data: st.DataObject) -> None:
     lsn = FIRST_LSN + 100 * STEP
@@ -138,6 +141,7 @@ def test_a_lost_document_is_found(history: History, data: st.DataObject) -> None
     assert (found[key] is Verdict.DIFFERENT) == (key in expected)
 
 
+@settings(deadline=None)
 @given(histories(), lsns, lsns)
 def test_going_on_is_the_same_as_starting_there(history: History, one: int, other: int) -> None:
     early, late = sorted((one, other))
