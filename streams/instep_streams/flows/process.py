@@ -162,18 +162,28 @@ class _Office:
 
     async def _ready(self) -> Worker:
         """The worker, opened if need be: fences older publishers, learns what was published, sends the rest."""
-        if self._worker is not None:
+        if self._worker is not None and self._publisher is not None:
             return self._worker
+        await self._drop()
         marker_topic = TopicSpec(emission_topic(self._source), 1, {"cleanup.policy": "compact"})
         await self._blocking(ensure_topics, self._settings.kafka, [marker_topic])
         self._publisher = Publisher(self._settings.kafka, group(self._settings, self._source))
         await self._publisher.start()
         marker = await self._blocking(read_marker, self._settings.kafka, self._source)
-        worker: Worker = await self._blocking(Worker, self._settings, self._source)
-        self._worker = worker
+        worker: Worker = await self._blocking(self._open)
         await self._publish_all(worker, worker.start(marker))
         self._told = ""
         return worker
+
+    def _open(self) -> Worker:
+        # in the thread, so that a worker whose opener was cancelled meanwhile is still found and closed
+        self._worker = Worker(self._settings, self._source)
+        return self._worker
+
+    def _close(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
 
     async def _publish_all(self, worker: Worker, steps: Iterator[Outgoing]) -> None:
         """Run a generator of steps in the thread, publishing what each gives."""
@@ -196,12 +206,10 @@ class _Office:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
 
     async def _drop(self) -> None:
-        worker, self._worker = self._worker, None
         publisher, self._publisher = self._publisher, None
         if publisher is not None:
             await publisher.aclose()
-        if worker is not None:
-            await self._blocking(worker.close)
+        await self._blocking(self._close)
 
     async def aclose(self) -> None:
         """Release everything."""

@@ -53,8 +53,9 @@ class Worker:
         self._inbox = Inbox(settings.kafka, self._registry, source)
         self._outbox = Outbox(settings.kafka, self._registry, source)
         self._deployed = False
-        self._conn = open_state(settings.state.dsn.reveal())
+        self._conn: Connection[Any] | None = None
         try:
+            self._conn = open_state(settings.state.dsn.reveal())
             _lock(self._conn, source)
             self._engine = Engine(self._conn, source)
             self._outbox.set_up()
@@ -65,7 +66,8 @@ class Worker:
 
     def close(self) -> None:
         """Release everything; safe to call twice."""
-        self._conn.close()
+        if self._conn is not None:
+            self._conn.close()
         self._inbox.close()
         self._registry.close()
 

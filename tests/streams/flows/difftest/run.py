@@ -120,7 +120,7 @@ class Run:
         """End the worker's session."""
         self.engine.close()
 
-    def run(self, rounds: int) -> None:
+    def run(self, rounds: int, *, stop_at_difference: bool = False) -> None:
         """Some rounds of changes, mishaps and, every few rounds, comparison."""
         self.shop.fill(20 * len(self.store.tables))
         for number in range(rounds):
@@ -132,6 +132,8 @@ class Run:
             if number % 5 == 4 or number == rounds - 1:
                 self._drain()
                 self._compare()
+                if stop_at_difference and any(each.differences for each in self.results.values()):
+                    return
 
     def _step(self) -> None:
         at = self.engine.progress.entry
