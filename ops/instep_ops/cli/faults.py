@@ -1,7 +1,7 @@
 """How a command ends: one sentence with cause and remedy on standard error, and an exit code for scripts.
 
 Exit codes: 0 done, 1 differences found, 2 to 8 the `InstepError` tree (`instep.errors`), 70 a fault of Instep itself,
-130 interrupted. A traceback is shown only with `--debug` or INSTEP_DEBUG=1.
+75 a part does not answer now (try again), 130 interrupted. A traceback is shown only with `--debug` or INSTEP_DEBUG=1.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from instep.errors import InstepError
 
 OWN_FAULT = 70
+NO_ANSWER = 75
 INTERRUPTED = 130
 DEBUG_VARIABLE = "INSTEP_DEBUG"
 
@@ -29,6 +30,9 @@ def explain(exc: BaseException) -> int:
     if isinstance(exc, KeyboardInterrupt):
         say("Interrupted.")
         return INTERRUPTED
+    if isinstance(exc, (ConnectionError, TimeoutError)) and str(exc):
+        say(f"{exc} Is it running? `instep doctor` looks at every part.")
+        return NO_ANSWER
     say(f"{_sentence(exc)} {_keep_traceback(exc)}")
     return OWN_FAULT
 

@@ -10,7 +10,6 @@ from contextlib import aclosing
 from instep.flowfile import Flow
 from instep.protocols import Delete, Fields, Key, Sink
 from instep.settings import Settings
-from instep_ops.verification.compare import Difference
 from instep_ops.verification.delivered import Delivered, Ledgered, Waiting
 from instep_ops.verification.report import Proof, Undecided
 from instep_ops.verification.topics import FlowTopics
@@ -71,19 +70,28 @@ class ReadBack:
     async def _judge(self, sink: Sink, keys: Sequence[Key]) -> list[Waiting]:
         waiting: list[Waiting] = []
         for chunk in _chunks(keys):
-            before = await self._ledger(chunk)
-            asked = [key for key in chunk if self._rule.must_read(key, before.get(key, Ledgered()))]
-            held = await sink.read(asked) if asked else {}
-            after = await self._ledger(chunk)
-            # last: whatever the CRM held above, its version is in the topic by now
-            await asyncio.to_thread(self._topics.catch_up)
-            for key in chunk:
-                row = self._rows.get(key)
-                states = before.get(key, Ledgered()), after.get(key, Ledgered())
-                for found in self._rule.judge(key, *states, held.get(key), row):
-                    waiting += [found] if isinstance(found, Waiting) else []
-                    self._proof.differences += [found] if isinstance(found, Difference) else []
-                    self._proof.rejected += isinstance(found, Difference) and bool(found.reason)
+            try:
+                waiting += await self._judge_chunk(sink, chunk)
+            except (ConnectionError, TimeoutError) as exc:
+                waiting += [Waiting(key, f"{self._target} or a part before it does not answer: {exc}") for key in chunk]
+        return waiting
+
+    async def _judge_chunk(self, sink: Sink, chunk: Sequence[Key]) -> list[Waiting]:
+        before = await self._ledger(chunk)
+        asked = [key for key in chunk if self._rule.must_read(key, before.get(key, Ledgered()))]
+        held = await sink.read(asked) if asked else {}
+        after = await self._ledger(chunk)
+        # last: whatever the CRM held above, its version is in the topic by now
+        await asyncio.to_thread(self._topics.catch_up)
+        waiting: list[Waiting] = []
+        for key in chunk:
+            states = before.get(key, Ledgered()), after.get(key, Ledgered())
+            for found in self._rule.judge(key, *states, held.get(key), self._rows.get(key)):
+                if isinstance(found, Waiting):
+                    waiting.append(found)
+                else:
+                    self._proof.differences.append(found)
+                    self._proof.rejected += bool(found.reason)
         return waiting
 
     async def _ledger(self, keys: Iterable[Key] | None) -> dict[Key, Ledgered]:

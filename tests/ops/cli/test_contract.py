@@ -162,6 +162,21 @@ def test_a_fault_of_our_own_is_one_sentence_and_keeps_its_traceback(
     assert "s3cret" not in shown + crash.read_text()
 
 
+@pytest.mark.parametrize(
+    "fault", [ConnectionError("Kafka at x:1 does not answer."), TimeoutError("The store is slow.")]
+)
+def test_a_part_that_does_not_answer_is_no_fault_of_ours(
+    fault: Exception, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def away(folder: Path) -> None:
+        raise fault
+
+    monkeypatch.setattr("instep_ops.init.create", away)
+    assert run(["init", "x"]) == 75
+    (line,) = capfd.readouterr().err.splitlines()
+    assert str(fault) in line and "`instep doctor`" in line
+
+
 @pytest.mark.parametrize("words", [["--debug", "status"], ["status"]])
 def test_a_traceback_only_when_asked_for(words: list[str], tmp_path: Path) -> None:
     shown = instep(*words, "--project", str(tmp_path))

@@ -123,6 +123,38 @@ async def test_what_is_never_delivered_stays_undecided(settings: Settings, monke
     assert (left.key, left.target) == (("a",), "crm") and "not delivered" in left.reason
 
 
+async def test_a_crm_that_is_away_for_a_moment_is_asked_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = [document("a", 1, "A")]
+    await record(settings, Kind.WRITTEN, *documents)
+
+    class Shaky(Crm):
+        fails = 2
+
+        async def read(self, keys: Sequence[Key], /) -> Mapping[Key, Fields]:
+            self.fails -= 1
+            if self.fails >= 0:
+                raise ConnectionError("The CRM at x does not answer.")
+            return await super().read(keys)
+
+    proof = await run(settings, documents, Shaky({("a",): {"name": "A"}}), monkeypatch)
+    assert (proof.differences, proof.undecided) == ([], [])
+
+
+async def test_a_crm_that_stays_away_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = [document("a", 1, "A")]
+    await record(settings, Kind.WRITTEN, *documents)
+
+    class Away(Crm):
+        async def read(self, keys: Sequence[Key], /) -> Mapping[Key, Fields]:
+            raise ConnectionError("The CRM at x does not answer.")
+
+    proof = await run(settings, documents, Away({}), monkeypatch, patience=0.1)
+    (left,) = proof.undecided
+    assert "The CRM at x" in left.reason
+
+
 async def test_many_keys_are_asked_for_in_pages(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readback, "_READ_AT_ONCE", 7)
     documents = [document(f"k{n}", n + 1, f"N{n}") for n in range(50)]
