@@ -89,7 +89,6 @@ class Engine:
         """Create or follow table definitions; gives the ids of those that changed. Flows on them must be redeployed."""
         changed = {table.id for table in tables if self.tables.ensure(table)}
         if changed:
-            self._conn.execute("DEALLOCATE ALL")  # a prepared plan may give columns of the old type
             self._replica.forget_statements()
         return changed
 
@@ -319,6 +318,11 @@ class Engine:
             if flow in self._flows:
                 self._flows[flow].forget_tombstones(batch)
             del self._tombstones[flow]
+
+    def fault(self, flow: str) -> str:
+        """Why some of a flow's keys cannot be evaluated, empty when all can."""
+        row = self._conn.execute("SELECT fault FROM instep.flows WHERE name = %s", (flow,)).fetchone()
+        return str(row[0]) if row else ""
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Per flow: documents alive and keys that wait."""
