@@ -22,7 +22,7 @@ from instep_schemas.documents import decode_key
 from instep_schemas.records import unframe
 from instep_streams.delivery.sinks import open_sink, registry_client
 
-_RECORDS = 3
+_RECORDS = 2
 
 
 class Pairs:

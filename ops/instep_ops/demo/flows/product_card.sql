@@ -10,10 +10,10 @@ SELECT p.sku,
        coalesce(o.quantity, 0) AS on_order,
        l.low_stock,
        concat_ws(E'\n',
-           'Supplier: ' || s.name,
            'Available: ' || coalesce(l.available, 0)::text,
            'In open orders: ' || coalesce(o.quantity, 0)::text,
-           'Low stock: ' || l.low_stock) AS description
+           'Low stock: ' || l.low_stock,
+           'Supplier: ' || s.name) AS description
 FROM products p
 LEFT JOIN suppliers s ON s.id = p.supplier_id
 LEFT JOIN (
