@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.capture.subjects import DEBEZIUM, INSTEP, SUBJECTS
+from benchmarks.capture.subjects import DEBEZIUM, INSTEP, LIMIT, SUBJECTS
 from benchmarks.capture.trials import Figures
 
 _NOISE_CORES = 0.2
@@ -61,13 +61,16 @@ def show(results: Sequence[Figures], console: Console) -> None:
     table.add_column("")
     for name in names:
         table.add_column(name, justify="right")
-    table.add_column(f"{INSTEP}/{DEBEZIUM}", justify="right")
+    peers = [name for name in (DEBEZIUM, LIMIT) if name in names]
+    for peer in peers:
+        table.add_column(f"{INSTEP}/{peer}", justify="right")
     table.add_column("goal", justify="right")
     for row in ROWS:
         values = {name: _values(results, row.trial, name, row.figure) for name in names}
         if any(values.values()):
             cells = [_spread(values[name], row.digits) for name in names]
-            table.add_row(row.label, *cells, _ratio(values), _goal(row, values))
+            ratios = [_ratio(values.get(INSTEP), values.get(peer)) for peer in peers]
+            table.add_row(row.label, *cells, *ratios, _goal(row, values))
     console.print(table)
     for line in remarks(results):
         console.print(line, soft_wrap=True, highlight=False)
@@ -89,6 +92,12 @@ def remarks(results: Sequence[Figures]) -> list[str]:
             f"Other programs used up to {max(noise):.2f} cores (median {median(noise):.2f}): "
             "repeat it on a quiet machine."
         )
+    loads = [(r.subject, r.notes["load"]) for r in results if "load" in r.notes]
+    lines += [
+        f"{name}: load reached {load['per_s']:,.0f}/s of {load['asked']:,}/s, {load['latest_ms']:,.0f} ms late at worst"
+        for name, load in loads
+        if load["per_s"] < 0.95 * load["asked"]
+    ]
     return lines
 
 
@@ -137,8 +146,7 @@ def _spread(values: Sequence[float], digits: int) -> str:
     return f"{middle} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
 
 
-def _ratio(values: dict[str, list[float]]) -> str:
-    ours, peer = values.get(INSTEP), values.get(DEBEZIUM)
+def _ratio(ours: Sequence[float] | None, peer: Sequence[float] | None) -> str:
     return f"{median(ours) / median(peer):.2f}" if ours and peer and median(peer) else "-"
 
 

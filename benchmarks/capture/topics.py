@@ -33,7 +33,7 @@ class Topics:
 
     def __init__(self, bootstrap: str, registry: str) -> None:
         self._bootstrap, self._registry = bootstrap, registry
-        self._admin = AdminClient({"bootstrap.servers": bootstrap})
+        self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})
         self._partitions: dict[str, list[int]] = {}
         self._last: Ends = {}
 

@@ -16,7 +16,7 @@ from benchmarks.capture import meters
 from benchmarks.capture.bed import Bed, until
 from benchmarks.capture.subjects import Subject
 from benchmarks.capture.topics import Listener
-from benchmarks.capture.workload import paced
+from benchmarks.capture.workload import WRITERS, paced
 
 _LOOK_S = 0.05
 _PATIENCE_S = 600.0
@@ -116,7 +116,8 @@ def start(bed: Bed, subject: Subject) -> Figures:
 def latency(bed: Bed, subject: Subject, per_s: int, seconds: int, warm_s: int) -> Figures:
     """Commit in the store until a `read_committed` consumer has the change, at a steady rate; the subject runs."""
     tx_rows = 1 if per_s < 5_000 else 10
-    changes = per_s * (seconds + warm_s) // 10 * 10
+    step = 10 * WRITERS
+    changes = per_s * (seconds + warm_s) // step * step
     workload = subject.workload
     listener = Listener(bed.topics, subject.topic("b1"), max(1, changes // _SAMPLES))
     costs = _Costs.now(bed, subject)
