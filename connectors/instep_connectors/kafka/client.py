@@ -9,6 +9,7 @@ from confluent_kafka import KafkaError
 
 from instep.settings import KafkaSettings
 
+_CALLBACKS = ("error_cb", "on_commit")
 log = logging.getLogger("instep.kafka")
 
 
@@ -45,7 +46,7 @@ def client_config(kafka: KafkaSettings, who: str, **more: Any) -> dict[str, Any]
     Args:
         kafka: the brokers; `options` of the user win over ours, never over `more`.
         who: the client id, shown in the broker's log and metrics.
-        more: librdkafka settings of this client, `_` for `.`.
+        more: librdkafka settings of this client, `_` for `.`, and callbacks.
     """
     return {
         "client.id": who,
@@ -55,8 +56,7 @@ def client_config(kafka: KafkaSettings, who: str, **more: Any) -> dict[str, Any]
         # librdkafka would write each failed reconnect to stderr; errors reach us through error_cb and calls
         "log_level": 2,
         **kafka.client(),
-        **{name.replace("_", "."): value for name, value in more.items() if name != "error_cb"},
-        **({"error_cb": more["error_cb"]} if "error_cb" in more else {}),
+        **{name if name in _CALLBACKS else name.replace("_", "."): value for name, value in more.items()},
     }
 
 

@@ -20,7 +20,7 @@ from instep.settings import KafkaSettings
 from instep_connectors.kafka.client import Connectivity, consumer_config
 from instep_connectors.kafka.faults import fault
 from instep_streams.runtime.chunks import Chunk, Chunks, Partition
-from instep_streams.runtime.polling import Messages, Offsets, PollThread, as_partitions
+from instep_streams.runtime.polling import Messages, Offsets, PollThread
 from instep_streams.runtime.stream import ChunkMessage
 
 log = logging.getLogger("instep.runtime")
@@ -69,7 +69,8 @@ class Consumer(FaustConsumer):
         self.chunks = Chunks(self, size=self.app.batch_size, drain_s=self.app.drain_s)
         self._thread: PollThread | None = None
         self._missing: set[str] = set()
-        self._joined = False
+        self._joined = self._empty = False
+        self._commit_lock = asyncio.Lock()
 
     # ---- life cycle
 
@@ -90,13 +91,15 @@ class Consumer(FaustConsumer):
         self._thread.start(list(topics))
 
     async def wait_empty(self) -> None:
-        """Finish what was started and commit it."""
+        """Finish what was started and commit it. Faust calls it when the app stops."""
         await self.chunks.stop()
         await self.force_commit()
+        self._empty = True
 
     async def on_stop(self) -> None:
         """Commit and leave the group."""
-        await self.wait_empty()
+        if not self._empty:
+            await self.wait_empty()
         if self._thread is not None:
             # the loop goes on meanwhile: leaving the group runs the revoke callbacks in it
             await asyncio.get_running_loop().run_in_executor(None, self._thread.stop)
@@ -202,23 +205,17 @@ class Consumer(FaustConsumer):
 
     async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Commit what is finished; called each second, and at the end."""
-        offsets = self.chunks.uncommitted()
-        if not offsets or not await self._commit(offsets):
-            return False
-        self.chunks.committed(offsets)
-        return True
+        async with self._commit_lock:
+            offsets = self.chunks.uncommitted()
+            if not offsets or not await self._commit(offsets):
+                return False
+            self.chunks.committed(offsets)
+            return True
 
     async def _commit(self, offsets: Mapping[Any, int]) -> bool:
         if self._thread is None:
             return False
-        targets = as_partitions(offsets)
-        try:
-            answer = await self._thread.call(lambda consumer: consumer.commit(offsets=targets, asynchronous=False))
-        except (KafkaException, TimeoutError, ConnectionError) as exc:
-            # A lost partition's commit is refused (fenced), a passing fault passes: the next commit tells.
-            log.warning("Offsets were not committed, trying again: %s", exc)
-            return False
-        return not any(target.error for target in answer)
+        return await self._thread.commit(dict(offsets))
 
     # ---- the rest of Faust's interface
 

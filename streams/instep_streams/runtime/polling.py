@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping
@@ -28,6 +29,10 @@ Messages = dict[TopicPartition, list[Any]]
 
 _FETCH: Final = 4_000
 _POLL: Final = 0.05
+_COMMIT: Final = 5.0
+"""Seconds to wait for the answer to a commit."""
+_LEAVE: Final = 8.0
+"""Seconds to wait for leaving the group."""
 
 
 class Rebalances(Protocol):
@@ -82,10 +87,11 @@ class PollThread:
         connectivity: Connectivity,
         on_missing: Callable[[str], None],
     ) -> None:
-        self._consumer = ck.Consumer(config)
+        self._consumer = ck.Consumer({**config, "on_commit": self._on_commit})
         self._incremental, self._port, self._loop, self._servers = incremental, port, loop, servers
         self._connectivity, self._on_missing = connectivity, on_missing
-        self._commands: collections.deque[tuple[Callable[[Any], Any], asyncio.Future[Any] | None]] = collections.deque()
+        self._commands: collections.deque[Callable[[Any], Any]] = collections.deque()
+        self._committing: tuple[Offsets, asyncio.Future[bool]] | None = None
         self._quit = threading.Event()
         self.room = threading.Event()
         """Cleared while enough messages wait in memory: then nothing more is fetched."""
@@ -98,31 +104,46 @@ class PollThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """Leave the group, running the revoke callbacks. Blocks; the event loop must go on meanwhile."""
+        """Leave the group, running the revoke callbacks. Blocks; the event loop must go on meanwhile.
+
+        Without a broker librdkafka tries to leave for 30 s: then the thread is left to itself, nothing depends on it.
+        """
         self._quit.set()
         self.room.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        elif self._thread.ident is None:
-            self._consumer.close()
+        self._thread.join(_LEAVE)
 
     def cast(self, command: Callable[[Any], Any]) -> None:
         """Have the thread call `command(consumer)` soon; its failure is ignored (the partition is gone)."""
-        self._commands.append((command, None))
+        self._commands.append(command)
 
-    async def call(self, command: Callable[[Any], Answer], within: float = 35.0) -> Answer:
-        """Have the thread call `command(consumer)` and give its result.
+    async def commit(self, offsets: Offsets) -> bool:
+        """Commit; False: refused (a zombie's), or no answer in time, and the next commit will tell. One at a time.
 
-        Raises:
-            KafkaException: from the command.
-            TimeoutError: it was not done in time.
-            ConnectionError: the thread has ended.
+        The request is asynchronous: a synchronous one would hold up rebalances, and a stop, while no broker answers.
         """
         if not self._thread.is_alive():
-            raise ConnectionError("The consumer has ended.")
-        future: asyncio.Future[Answer] = self._loop.create_future()
-        self._commands.append((command, future))
-        return await asyncio.wait_for(future, within)
+            return False
+        future: asyncio.Future[bool] = self._loop.create_future()
+        self._committing = (offsets, future)
+        self.cast(lambda consumer: consumer.commit(offsets=as_partitions(offsets), asynchronous=True))
+        try:
+            return await asyncio.wait_for(future, _COMMIT)
+        except TimeoutError:
+            return False
+        finally:
+            self._committing = None
+
+    def _on_commit(self, error: KafkaError | None, partitions: list[ck.TopicPartition]) -> None:
+        # in the thread; a late answer to an earlier commit has other offsets
+        waiting = self._committing
+        if waiting is not None and waiting[0] == {(tp.topic, tp.partition): tp.offset for tp in partitions}:
+            done = error is None and not any(tp.error for tp in partitions)
+            self._tell(_resolve, waiting[1], done)
+
+    def _tell(self, callback: Callable[..., object], *args: Any) -> None:
+        """Call it in the event loop; without one (we were left to ourselves at the end) nobody wants to know."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback, *args)
 
     # ---- in the thread
 
@@ -136,15 +157,10 @@ class PollThread:
                 self._carry_out()
                 self._consumer.close()  # runs _on_revoke: commits, then leaves the group
         except BaseException as exc:  # the thread must never die silently
-            self._loop.call_soon_threadsafe(self._port.failed, exc)
-        finally:
-            self._loop.call_soon_threadsafe(self._refuse_commands)
-
-    def _refuse_commands(self) -> None:
-        while self._commands:
-            _, future = self._commands.popleft()
-            if future is not None and not future.done():
-                future.set_exception(ConnectionError("The consumer has ended."))
+            if self._quit.is_set():
+                log.debug("The consumer did not end well: %s", exc)
+            else:
+                self._tell(self._port.failed, exc)
 
     def _poll_once(self) -> None:
         room = self.room.is_set()
@@ -162,7 +178,7 @@ class PollThread:
         self._hand_over([first], hold=tp)
         if room:
             self._hand_over(self._consumer.consume(_FETCH, 0), hold=None)
-        self._loop.call_soon_threadsafe(self._port.kick, tp)
+        self._tell(self._port.kick, tp)
 
     def _hand_over(self, messages: list[Any], hold: TopicPartition | None) -> None:
         found: Messages = {}
@@ -182,7 +198,7 @@ class PollThread:
             assert current is not None
             current.append(message)
         if found or ends:
-            self._loop.call_soon_threadsafe(self._port.fetched, found, ends, hold)
+            self._tell(self._port.fetched, found, ends, hold)
 
     def _complain(self, error: KafkaError, tp: tuple[str | None, int | None]) -> None:
         if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
@@ -200,15 +216,8 @@ class PollThread:
 
     def _carry_out(self) -> None:
         while self._commands:
-            command, future = self._commands.popleft()
-            result: Any = None
-            failed: BaseException | None = None
-            try:
-                result = command(self._consumer)
-            except BaseException as exc:
-                failed = exc
-            if future is not None:
-                self._loop.call_soon_threadsafe(_resolve, future, result, failed)
+            with contextlib.suppress(KafkaException):  # its partition is not ours any more
+                self._commands.popleft()(self._consumer)
 
     # ---- rebalances: librdkafka calls these inside of poll(), consume() and close()
 
@@ -245,7 +254,7 @@ class PollThread:
     def _on_revoke(self, consumer: Any, partitions: list[ck.TopicPartition]) -> None:
         tps = _tuples(partitions)
         offsets = self._in_loop(self._port.revoked(tps))
-        if offsets:
+        if offsets and not self._quit.is_set():  # the stop has committed, or no broker answers
             try:
                 consumer.commit(offsets=as_partitions(offsets), asynchronous=False)
             except KafkaException as exc:
@@ -282,10 +291,6 @@ def _tuples(partitions: list[ck.TopicPartition]) -> list[TopicPartition]:
     return [(tp.topic, tp.partition) for tp in partitions]
 
 
-def _resolve(future: asyncio.Future[Any], result: Any, failed: BaseException | None) -> None:
-    if future.done():
-        return
-    if failed is not None:
-        future.set_exception(failed)
-    else:
+def _resolve(future: asyncio.Future[bool], result: bool) -> None:
+    if not future.done():
         future.set_result(result)
