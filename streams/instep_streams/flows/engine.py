@@ -37,6 +37,8 @@ _MANY: Final = 5_000
 _LARGE_PART: Final = 0.1
 """Above both, the SELECT is run once for all keys instead of once per key: 10 instead of 60 microseconds a key."""
 _RETRY_S: Final = 30.0
+_KEEP_GONE: Final = 100_000
+"""Entries for which a deleted row's position is kept. Applied entries are passed over; this is the second fence."""
 
 Entry = tuple[JournalEntry, Sequence[RowChange]]
 """A journal entry and its changes, in source order."""
@@ -122,6 +124,7 @@ class Engine:
         self._flows, self._whole = done.flows, done.whole
         self._replica.want(_wanted(self.plans.values()))
         self._live = True
+        self.tables.forget_gone(self.progress.entry - _KEEP_GONE)
         if self._whole and self.progress.settled:
             self._move(replace(self.progress, settled=0))
         return done.new
@@ -323,10 +326,6 @@ class Engine:
         """Why some of a flow's keys cannot be evaluated, empty when all can."""
         row = self._conn.execute("SELECT fault FROM instep.flows WHERE name = %s", (flow,)).fetchone()
         return str(row[0]) if row else ""
-
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Per flow: documents alive and keys that wait."""
-        return {name: each.counts() for name, each in self._flows.items()}
 
 
 class _FlowFault(Exception):

@@ -90,10 +90,6 @@ class Evaluation:
             message = (exc.diag.message_primary or "").rstrip(".")
             raise refuse("KEY", f"Flow {self.plan.flow.name}: the key", message) from None
 
-    def drop(self) -> None:
-        """Drop its tables."""
-        self._conn.execute(f"DROP TABLE IF EXISTS {self._out}, {self._pending}, {self._dirty}")
-
     def evaluate(self, anchors: Sequence[Anchor], batch: int) -> list[Emitted]:
         """The documents of some anchors that differ from what was last emitted.
 
@@ -183,14 +179,6 @@ SELECT {_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
         """Roughly how many keys have been emitted, from the planner's statistics."""
         row = self._conn.execute("SELECT reltuples FROM pg_class WHERE oid = %s::regclass", (self._out,)).fetchone()
         return max(0, int(row[0])) if row else 0
-
-    def counts(self) -> dict[str, int]:
-        """Documents emitted and alive, and keys that wait for evaluation or publication."""
-        row = self._conn.execute(
-            f'SELECT (SELECT count(*) FROM {self._out} WHERE "*h" IS NOT NULL),'
-            f" (SELECT count(*) FROM {self._dirty}) + (SELECT count(*) FROM {self._pending})"
-        ).fetchone() or (0, 0)
-        return {"documents": int(row[0]), "waiting": int(row[1])}
 
     @property
     def seeding(self) -> bool:

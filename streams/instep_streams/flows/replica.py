@@ -7,7 +7,7 @@ equal one is applied again. A deleted row leaves its number behind, so that an o
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from psycopg import Connection
@@ -49,9 +49,7 @@ class _Pending:
     last: dict[str, str | Absent | None] | None = None
 
 
-@dataclass(slots=True)
-class _TableBatch:
-    rows: dict[RowKey, _Pending] = field(default_factory=dict)
+_TableBatch = dict[RowKey, _Pending]
 
 
 class Replica:
@@ -89,7 +87,7 @@ class Replica:
             table = self._tables.get(change.table)
             if table is None:
                 continue  # keyless: no flow can read it
-            batch = batches.setdefault(change.table, _TableBatch())
+            batch = batches.setdefault(change.table, {})
             if change.op is Op.TRUNCATE:
                 self._flush(table, batches.pop(change.table), images)
                 self._truncate(table, position, images)
@@ -100,17 +98,17 @@ class Replica:
         return images
 
     def _add(self, table: Table, batch: _TableBatch, position: int, change: RowChange) -> None:
-        before = batch.rows.get(change.key)
+        before = batch.get(change.key)
         if before is not None and position < before.position:
             return
         if change.op is Op.DELETE or change.row is None:
             last = before.row or before.last if before is not None else None
-            batch.rows[change.key] = _Pending(position, None, last)
+            batch[change.key] = _Pending(position, None, last)
             return
         row = {column.name: change.row.get(column.name, column.default) for column in table.columns}
         if ABSENT in row.values():
             self._fill(table, batch, row, before, change.moved_from)
-        batch.rows[change.key] = _Pending(position, row)
+        batch[change.key] = _Pending(position, row)
 
     def _fill(
         self, table: Table, batch: _TableBatch, row: dict[str, str | Absent | None], before: _Pending | None,
@@ -119,7 +117,7 @@ class Replica:
         """Take what the change does not carry from earlier in the batch, or from under the row's old key."""
         origin = before
         if moved_from is not None:
-            origin = batch.rows.get(moved_from)
+            origin = batch.get(moved_from)
         known = (origin.row or origin.last or {}) if origin is not None else {}
         for name, value in row.items():
             if value is ABSENT:
@@ -141,7 +139,7 @@ class Replica:
     def _flush(self, table: Table, batch: _TableBatch, images: Images) -> None:
         deleted, complete = [], []
         partial: dict[frozenset[str], list[_Pending]] = {}
-        for key, each in batch.rows.items():
+        for key, each in batch.items():
             if each.row is None:
                 deleted.append((*key, each.position))
             elif ABSENT in each.row.values():

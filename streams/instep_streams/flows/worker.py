@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import Connection
 
-from instep.errors import Advice, FlowError, StateError, advice
+from instep.errors import Advice, StateError, advice
 from instep.flowfile import Flow, load_all
 from instep.settings import Settings
 from instep_connectors.kafka import OutRecord, Record
@@ -80,11 +80,6 @@ class Worker:
     def entry(self) -> int:
         """The last journal entry applied."""
         return self._engine.progress.entry
-
-    @property
-    def deployed(self) -> bool:
-        """Whether the flows are live: the snapshot must be complete first."""
-        return self._deployed
 
     @property
     def waiting(self) -> bool:
@@ -202,6 +197,3 @@ def failure(exc: Exception) -> Exception:
     if lost or advice(exc) is Advice.AGAIN:
         return ConnectionError(f"the state database interrupts: {words}")
     return StateError(f"The state database refuses: {words} ({exc.sqlstate}).", "Its log may say more.")
-
-
-__all__ = ["FlowError", "Outgoing", "Worker", "failure"]
