@@ -14,12 +14,18 @@ from instep_ops.cli.app import build, run
 COMMANDS = [
     "demo", "init", "up", "status", "doctor", "verify", "replay", "registry", "capture", "worker", "deliver",
     "flow", "flow check", "flow run", "deadletters", "deadletters ls", "deadletters retry",
+    "schema", "schema ls", "schema show", "schema diff", "schema register", "schema check", "schema delete",
+    "schema export", "schema import",
 ]  # fmt: skip
 NEED_A_PROJECT = [
     "up", "status", "doctor", "verify", "replay x --since 1h", "registry", "capture", "worker", "deliver",
-    "flow check", "flow run", "deadletters ls", "deadletters retry",
+    "flow check", "flow run", "deadletters ls", "deadletters retry", "schema ls", "schema show x", "schema diff x",
+    "schema delete x", "schema export", "schema import x",
 ]  # fmt: skip
-REPORTING = ["status", "doctor", "verify", "replay", "flow check", "flow run", "deadletters ls", "deadletters retry"]
+REPORTING = [
+    "status", "doctor", "verify", "replay", "flow check", "flow run", "deadletters ls", "deadletters retry",
+    "schema ls", "schema show", "schema diff", "schema register", "schema check", "schema delete", "schema import",
+]  # fmt: skip
 
 
 def instep(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -32,7 +38,7 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
     assert run([*command.split(), "--help"]) == 0
     shown = capsys.readouterr().out
     assert f"Example: instep {command}" in " ".join(shown.split())
-    if command not in ("demo", "init", "flow", "deadletters"):
+    if command not in ("demo", "init", "flow", "deadletters", "schema"):
         assert "--project" in shown
     assert ("--json" in shown) == (command in [*REPORTING, "demo"])
 

@@ -1,0 +1,209 @@
+"""`instep schema …`: the registry's schemas, and the gate for migrations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from instep_ops.cli.options import HERE, Json, Project, open_running
+
+if TYPE_CHECKING:
+    from instep_ops.planning.subjects import Difference
+    from instep_schemas.administration import RegistryAdmin
+
+Subject = Annotated[str, typer.Argument(metavar="SUBJECT", help="As `instep schema ls` lists it.")]
+Number = Annotated[int | None, typer.Option("--version", metavar="N", min=1, help="Default: the newest.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="An Avro schema as JSON.")]
+Prefix = Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only subjects that begin so.")]
+
+
+def _admin(project: Path) -> RegistryAdmin:
+    from instep_ops.planning.subjects import administer
+
+    return administer(open_running(project))
+
+
+def ls(
+    prefix: Prefix = "",
+    deleted: Annotated[bool, typer.Option("--deleted", help="Softly deleted ones too.")] = False,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """List the subjects with their versions, newest id and compatibility level."""
+    from instep_ops.cli.screen import show_json, show_table
+    from instep_ops.planning.subjects import listed
+
+    with _admin(project) as admin:
+        found = listed(admin, prefix, deleted)
+    if as_json:
+        show_json(found)
+    else:
+        rows = [[s["subject"], _spans(s["versions"]), s["id"], s["level"], s["guid"]] for s in found]
+        show_table("Subjects", ["subject", "versions", "id", "level", "guid"], rows)
+
+
+def _spans(numbers: list[int]) -> str:
+    whole = len(numbers) > 1 and numbers == list(range(numbers[0], numbers[-1] + 1))
+    return f"{numbers[0]}-{numbers[-1]}" if whole else ", ".join(map(str, numbers))
+
+
+def show(
+    subject: Subject,
+    version: Number = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Only the schema's text.")] = False,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Show one version: id, GUID, level and columns."""
+    from instep_ops.cli.screen import show_json, show_table
+    from instep_ops.planning.subjects import shown
+
+    with _admin(project) as admin:
+        found = admin.version(subject, version, deleted=True)
+        if raw:
+            typer.echo(found.schema)
+            return
+        told = shown(admin, found)
+    if as_json:
+        show_json(told)
+        return
+    typer.echo(f"{subject} v{found.version}, id {found.id}, GUID {found.guid}, level {told['level']}")
+    rows = [
+        [c["name"], c["type"], "" if c["null"] else "NOT NULL", c["default"], ", ".join(c["tags"])]
+        for c in told["columns"]
+    ]
+    show_table("", ["column", "type", "null", "default", "tags"], rows)
+
+
+def diff(
+    subject: Subject,
+    old: Annotated[int | None, typer.Option("--from", metavar="N", min=1, help="Default: the one before.")] = None,
+    new: Annotated[int | None, typer.Option("--to", metavar="N", min=1, help="Default: the newest.")] = None,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Say column by column what changed between two versions, and what no compatibility level sees."""
+    from instep_ops.planning.subjects import difference
+
+    with _admin(project) as admin:
+        _tell(difference(admin, subject, old, new), as_json)
+
+
+def _tell(found: Difference, as_json: bool) -> None:
+    from instep_ops.cli.screen import show_json
+
+    if as_json:
+        show_json(found.to_dict())
+    else:
+        typer.echo("\n".join(found.lines()))
+
+
+def register_schema(subject: Subject, file: File, project: Project = HERE, as_json: Json = False) -> None:
+    """Register a schema, or find it; gives its version, id and GUID."""
+    from instep_ops.cli.screen import show_json
+    from instep_ops.planning.subjects import registered
+
+    with _admin(project) as admin:
+        found = registered(admin, subject, file)
+    told: dict[str, Any] = {"subject": subject, "version": found.version, "id": found.id, "guid": found.guid}
+    if as_json:
+        show_json(told)
+    else:
+        typer.echo(f"{subject} v{found.version}, id {found.id}, GUID {found.guid}")
+
+
+def check(subject: Subject, file: File, project: Project = HERE, as_json: Json = False) -> None:
+    """Say whether a schema may follow in a subject, and what it would do; registers nothing.
+
+    Exit code 0: it may; 1: it is refused, or does harm that the level does not see.
+    """
+    from instep_ops.planning.subjects import examined
+
+    with _admin(project) as admin:
+        found = examined(admin, subject, file)
+    _tell(found, as_json)
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+def delete(
+    subject: Subject,
+    version: Annotated[int | None, typer.Option("--version", metavar="N", min=1, help="Default: all.")] = None,
+    permanent: Annotated[
+        bool, typer.Option("--permanent", help="For good: records that name its id cannot be read any more.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Needed for --permanent.")] = False,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Delete a subject or one version: softly (still readable by id), or for good."""
+    from instep.errors import ConfigError
+    from instep_ops.cli.screen import show_json
+    from instep_ops.planning.subjects import delete as remove
+
+    if permanent and not yes:
+        raise ConfigError(
+            "Records that were written with a schema deleted for good can never be read again.",
+            "`instep schema export` keeps a copy; then repeat this with --yes.",
+        )
+    with _admin(project) as admin:
+        gone = remove(admin, subject, version, permanent)
+    if as_json:
+        show_json({"subject": subject, "deleted": gone, "permanent": permanent})
+    else:
+        typer.echo(f"Deleted{' for good' if permanent else ''}: {', '.join(f'{subject} v{n}' for n in gone)}")
+
+
+def export(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Default: standard output.")] = None,
+    prefix: Annotated[str, typer.Option("--prefix", help="Only subjects that begin so.")] = "",
+    project: Project = HERE,
+) -> None:
+    """Write every schema with its id, version, GUID, level and mode, deleted ones included, as JSON."""
+    from instep_ops.planning.subjects import export as take
+
+    with _admin(project) as admin:
+        bundle = take(admin, file, prefix)
+    if file is None:
+        typer.echo(bundle.text(), nl=False)
+    else:
+        typer.echo(f"{len(bundle.versions)} schemas of {len(bundle.subjects())} subjects: {file}")
+
+
+def import_schemas(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="As `instep schema export` wrote it.")],
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Bring exported schemas into a registry under the ids, versions and GUIDs they had.
+
+    What is there already stays; nothing is written when an id or version means another schema there.
+    """
+    from instep_ops.cli.screen import progress_bars, show_json
+    from instep_ops.planning.subjects import restore
+
+    with _admin(project) as admin, progress_bars() as bar:
+        new = restore(admin, file, lambda done, total: bar("Importing schemas", done / total))
+    if as_json:
+        show_json({"imported": [{"subject": v.subject, "version": v.version, "id": v.id} for v in new]})
+    else:
+        typer.echo(f"{len(new)} schemas imported.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(
+        help="The registry's schemas, and what a migration would do to them.", no_args_is_help=True,
+        rich_markup_mode=None,
+    )  # fmt: skip
+    group.command(epilog="Example: instep schema ls shop. --json")(ls)
+    group.command(epilog="Example: instep schema show shop.public.products-value --version 2")(show)
+    group.command(epilog="Example: instep schema diff shop.public.products-value --from 1 --to 3")(diff)
+    group.command("register", epilog="Example: instep schema register orders-value orders.avsc")(register_schema)
+    group.command(epilog="Example: instep schema check orders-value orders.avsc")(check)
+    group.command(epilog="Example: instep schema delete orders-value --version 2")(delete)
+    group.command(epilog="Example: instep schema export schemas.json")(export)
+    group.command("import", epilog="Example: instep schema import schemas.json")(import_schemas)
+    app.add_typer(group, name="schema", epilog="Example: instep schema ls")
