@@ -11,7 +11,9 @@ from instep.change import format_lsn
 from instep.errors import VerifyFailed
 from instep.journal import JournalEntry
 from instep.settings import Settings
+from instep.topics import flow_topic, value_subject
 from instep_ops.verification.worker import progress
+from instep_schemas.client import RegistryClient
 from instep_streams.capture.kafka import last_entry
 
 T = TypeVar("T")
@@ -28,11 +30,12 @@ class Barrier:
     Args:
         settings: resolved.
         source: its name.
+        registry: knows the flows' schemas once the worker has registered them.
         patience: seconds a stage may make no progress.
     """
 
-    def __init__(self, settings: Settings, source: str, patience: float = PATIENCE_S) -> None:
-        self._settings, self._source, self._patience = settings, source, patience
+    def __init__(self, settings: Settings, source: str, registry: RegistryClient, patience: float = PATIENCE_S) -> None:
+        self._settings, self._source, self._registry, self._patience = settings, source, registry, patience
 
     async def deployed(self, flows: Collection[str]) -> None:
         """Wait until the worker works on the flows.
@@ -44,9 +47,14 @@ class Barrier:
 
         async def known() -> tuple[object, bool | None]:
             found = await asyncio.to_thread(progress, self._settings, self._source)
-            return found, True if found.flows.issuperset(flows) else None
+            if not found.flows.issuperset(flows):
+                return found, None
+            return found, True if await asyncio.to_thread(self._have_schemas, flows) else None
 
         await self._await(known, f"The worker of {self._source} does not work on {', '.join(sorted(flows))} yet")
+
+    def _have_schemas(self, flows: Collection[str]) -> bool:
+        return all(self._registry.latest(value_subject(flow_topic(name))) is not None for name in flows)
 
     async def passed(self, lsn: int) -> int:
         """Wait until every transaction that committed below the LSN is captured, evaluated and emitted.

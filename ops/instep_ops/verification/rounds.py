@@ -60,9 +60,9 @@ class Rounds:
     def __init__(self, settings: Settings, source: str, flows: Mapping[str, Flow], tell: Tell) -> None:
         self._settings, self._source, self._flows, self._tell = settings, source, flows, tell
         self._dsn = settings.sources[source].dsn.reveal()
-        self._barrier = Barrier(settings, source)
         self._journal = JournalTail(settings.kafka, source)
         self._registry = registry_client(settings.registry)
+        self._barrier = Barrier(settings, source, self._registry)
         self._evaluator = Evaluator(self._registry)
         self._open = {name: Open() for name in flows}
         self.proofs = {name: Proof(name, "", "") for name in flows}

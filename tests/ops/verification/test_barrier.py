@@ -7,7 +7,7 @@ import pytest
 from instep.change import Position
 from instep.errors import VerifyFailed
 from instep.journal import JournalEntry
-from instep.settings import Settings, parse
+from instep.settings import parse
 from instep_ops.verification import barrier
 from instep_ops.verification.barrier import Barrier
 from instep_ops.verification.worker import Progress
@@ -45,9 +45,24 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     return set_up
 
 
+class Registry:
+    """Knows a flow's schema from the second question on."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def latest(self, subject: str) -> object:
+        self.asked.append(subject)
+        return "schema" if self.asked.count(subject) > 1 else None
+
+
+def barrier_of(patience: float, registry: Any = None) -> Barrier:
+    known: Any = registry or Registry()
+    return Barrier(SETTINGS, "shop", known, patience)
+
+
 async def passed(lsn: int, patience: float = 5) -> int:
-    settings: Settings = SETTINGS
-    return await Barrier(settings, "shop", patience).passed(lsn)
+    return await barrier_of(patience).passed(lsn)
 
 
 async def test_waits_for_capture_then_for_the_worker(script: Any) -> None:
@@ -80,11 +95,13 @@ async def test_a_part_that_is_away_is_named(script: Any) -> None:
 
 
 async def test_a_flow_that_was_just_deployed_is_waited_for(script: Any) -> None:
-    script([], [Progress(0), Progress(0, frozenset({"a"})), Progress(1, frozenset({"a", "b"})), Exception("once more")])
-    await Barrier(SETTINGS, "shop", 5).deployed(["a", "b"])
+    script([], [Progress(0), Progress(0, frozenset({"a"})), Progress(1, frozenset({"a", "b"}))])
+    registry = Registry()
+    await barrier_of(5, registry).deployed(["a", "b"])
+    assert set(registry.asked) == {"flow.a-value", "flow.b-value"}
 
 
 async def test_a_flow_that_the_worker_does_not_know_is_named(script: Any) -> None:
     script([], [Progress(0, frozenset({"a"}))])
     with pytest.raises(VerifyFailed, match="does not work on a, b yet"):
-        await Barrier(SETTINGS, "shop", 0.05).deployed(["a", "b"])
+        await barrier_of(0.05).deployed(["a", "b"])
