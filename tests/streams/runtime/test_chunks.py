@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.streams.runtime.waiting import until
 
@@ -222,6 +222,7 @@ STEPS = st.lists(
 
 
 @settings(max_examples=500, deadline=None)
+@example(steps=[("fetch", 16), ("fail", 0), ("end", 0), ("commit", 0)], gaps=set(), size=16)
 @given(steps=STEPS, gaps=st.sets(st.integers(0, 15)), size=st.sampled_from([1, 3, 16]))
 def test_whatever_happens_no_record_is_committed_over_and_none_is_lost(
     steps: list[tuple[str, int]], gaps: set[int], size: int
