@@ -207,7 +207,7 @@ class PollThread:
             raise RangeGone(
                 f"Topic {tp[0]} [{tp[1]}] no longer holds the offset from which this group must go on: retention "
                 "deleted records that were not processed, or the topic was created anew.",
-                "Set retention.ms=-1 on the topic, then delete the consumer group: it starts at the topic's first record.",
+                "Set retention.ms=-1 on the topic, then delete the consumer group: it starts at the first record.",
             )
         else:
             exc = fault(error, f"read {tp[0]} [{tp[1]}]", self._servers)
