@@ -15,16 +15,17 @@ COMMANDS = [
     "demo", "init", "up", "status", "doctor", "verify", "replay", "registry", "capture", "worker", "deliver",
     "flow", "flow check", "flow run", "deadletters", "deadletters ls", "deadletters retry",
     "schema", "schema ls", "schema show", "schema diff", "schema register", "schema check", "schema delete",
-    "schema export", "schema import",
+    "schema export", "schema import", "topics", "topics ls", "topics show", "topics tail",
 ]  # fmt: skip
 NEED_A_PROJECT = [
     "up", "status", "doctor", "verify", "replay x --since 1h", "registry", "capture", "worker", "deliver",
     "flow check", "flow run", "deadletters ls", "deadletters retry", "schema ls", "schema show x", "schema diff x",
-    "schema delete x", "schema export", "schema import x",
+    "schema delete x", "schema export", "schema import x", "topics ls", "topics show x", "topics tail x",
 ]  # fmt: skip
 REPORTING = [
     "status", "doctor", "verify", "replay", "flow check", "flow run", "deadletters ls", "deadletters retry",
     "schema ls", "schema show", "schema diff", "schema register", "schema check", "schema delete", "schema import",
+    "topics ls", "topics show",
 ]  # fmt: skip
 
 
@@ -38,7 +39,7 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
     assert run([*command.split(), "--help"]) == 0
     shown = capsys.readouterr().out
     assert f"Example: instep {command}" in " ".join(shown.split())
-    if command not in ("demo", "init", "flow", "deadletters", "schema"):
+    if command not in ("demo", "init", "flow", "deadletters", "schema", "topics"):
         assert "--project" in shown
     assert ("--json" in shown) == (command in [*REPORTING, "demo"])
 
