@@ -27,6 +27,7 @@ INSTEP = "instep"
 LIMIT = "pg_recvlogical"
 
 _PATIENCE_S = 180.0
+_PATIENCE_PER_TABLE_S = 1.0
 _CONNECT_JVM = (  # the defaults of Connect's own start script
     "-Xms256M", "-Xmx2G", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20",
     "-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent", "-XX:MaxInlineLevel=15",
@@ -109,7 +110,7 @@ class Subject:
         """Wait until what was written so far is through, by writing the sentinel and waiting for it."""
         before = self.finished()
         self.finish()
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + _PATIENCE_S + _PATIENCE_PER_TABLE_S * self.workload.tables
         while self.finished() <= before:
             until(deadline, "the sentinel", self.server)
             time.sleep(0.02)
