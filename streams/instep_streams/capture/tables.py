@@ -111,7 +111,7 @@ class Tables:
 
     def relaxed(self, table: CapturedTable, column: str) -> CapturedTable:
         """The table with a column that may be null after all: the catalog's NOT NULL is younger than the row."""
-        return self.captured(_nullable(table.encoder.relation, {column}))
+        return self.captured(nullable(table.encoder.relation, {column}))
 
     def _register(self, topic: str, relation: Relation) -> tuple[int | None, int, Relation]:
         schemas = derive(relation, self._options)
@@ -123,7 +123,7 @@ class Tables:
             return key_id, self._registry.register(subject, schemas.value_text), relation
         except RegistryError:
             latest = self._registry.latest(subject)
-            wide = _nullable(relation, _to_widen(schemas.value, latest and json.loads(latest[2])))
+            wide = nullable(relation, to_widen(schemas.value, latest and json.loads(latest[2])))
             text = derive(wide, self._options).value_text
             return key_id, self._register_text(subject, text, wide), wide
 
@@ -148,7 +148,7 @@ def _columns(envelope: Mapping[str, Any]) -> dict[str, Any]:
     return {field["name"]: field["type"] for field in value["fields"]}
 
 
-def _to_widen(envelope: Mapping[str, Any], latest: Mapping[str, Any] | None) -> set[str]:
+def to_widen(envelope: Mapping[str, Any], latest: Mapping[str, Any] | None) -> set[str]:
     """Columns to write as nullable so that readers of the latest schema can go on.
 
     Avro calls it incompatible when a column loses its null, or appears without a default: both happen to a store that
@@ -164,6 +164,7 @@ def _to_widen(envelope: Mapping[str, Any], latest: Mapping[str, Any] | None) -> 
     }
 
 
-def _nullable(relation: Relation, names: set[str]) -> Relation:
+def nullable(relation: Relation, names: set[str]) -> Relation:
+    """The table with these columns nullable."""
     columns = tuple(replace(c, not_null=False) if c.name in names else c for c in relation.columns)
     return replace(relation, columns=columns)
