@@ -6,7 +6,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 # Spelt in pieces so that this file does not trip over itself.
-HOSTS = re.compile(r"py" r"pi\.org|pythonhost" r"ed\.org|mav" r"en\.org|npm" r"js\.org|crat" r"es\.io|pro" r"xy\.golang|d" r"eb\.debian")
+HOSTS = re.compile(
+    r"py"
+    r"pi\.org|pythonhost"
+    r"ed\.org|mav"
+    r"en\.org|npm"
+    r"js\.org|crat"
+    r"es\.io|pro"
+    r"xy\.golang|d"
+    r"eb\.debian"
+)
 MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:wo" r"rk|home/\w+|ro" r"ot)/")
 TEXT = {".py", ".md", ".toml", ".txt", ".yml", ".yaml", ".sql", ".json", ".avsc", ".cfg", ".lock", ""}
 
