@@ -41,11 +41,14 @@ class Kind(StrEnum):
     KEY = "key"
     IDENTITY = "replica identity"
     TAG = "tag lost"
+    TABLE_DROPPED = "table dropped"
+    TABLE_RENAMED = "table renamed"
+    TABLE_REPLACED = "table replaced"
 
 
 DANGERS: Final = frozenset(
     (Kind.RENAMED, Kind.RENAME_SUSPECTED, Kind.SCALE, Kind.LOGICAL, Kind.REWRITTEN, Kind.LABEL_REMOVED,
-     Kind.LABEL_ORDER, Kind.KEY, Kind.IDENTITY, Kind.TAG)
+     Kind.LABEL_ORDER, Kind.KEY, Kind.IDENTITY, Kind.TAG, Kind.TABLE_DROPPED, Kind.TABLE_RENAMED, Kind.TABLE_REPLACED)
 )  # fmt: skip
 
 
@@ -143,7 +146,13 @@ def changes(
         found += _compared(a, b)
     found += _whole(old, new)
     by_column = {field.name: name for row in (old, new) for name, field in row.fields.items()}
-    return [replace(each, level=_level(each, by_column, levels)) for each in found]
+    return [_placed(each, _level(each, by_column, levels)) for each in found]
+
+
+def _placed(change: Change, level: Level) -> Change:
+    """With its level; a type that consumers can be prepared for needs no detour."""
+    easy = change.kind is Kind.TYPE and level.backward
+    return replace(change, level=level, rewrite="" if easy else change.rewrite)
 
 
 def _level(change: Change, by_column: Mapping[str, str], levels: Mapping[str, Level]) -> Level:

@@ -192,6 +192,40 @@ def import_schemas(
         typer.echo(f"{len(new)} schemas imported.")
 
 
+def check_ddl(
+    migrations: Annotated[list[Path], typer.Argument(metavar="FILE...", help="SQL, in the order it will run.")],
+    source: Annotated[str | None, typer.Option("--source", help="Whose store; default: the only one.")] = None,
+    schema: Annotated[
+        Path | None,
+        typer.Option("--schema", metavar="FILE", help="The store's definitions as SQL, instead of reading them."),
+    ] = None,
+    scratch: Annotated[
+        str | None, typer.Option("--scratch", metavar="DSN", envvar="INSTEP_SCRATCH", help="A server to try it on.")
+    ] = None,
+    level: Annotated[str | None, typer.Option("--level", help="Judge by this level, not by schemas.lock.")] = None,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option("--accept", metavar="NAME[.COLUMN]", help="This danger to a table or flow is meant; repeatable."),
+    ] = None,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Try a migration on an empty copy of the store: what it does to topics, consumers and flows, column by column.
+
+    Exit code 0: it may run; 1: something breaks or is in danger; 2: the SQL itself fails.
+    """
+    from instep_ops.cli.screen import show_json
+    from instep_ops.planning.asking import ask
+
+    report = ask(project, migrations, source, schema, scratch, level, frozenset(accept or ()))
+    if as_json:
+        show_json(report.to_dict())
+    else:
+        typer.echo("\n".join(report.lines()))
+    if not report.ok:
+        raise typer.Exit(1)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(
@@ -206,4 +240,7 @@ def register(app: typer.Typer) -> None:
     group.command(epilog="Example: instep schema delete orders-value --version 2")(delete)
     group.command(epilog="Example: instep schema export schemas.json")(export)
     group.command("import", epilog="Example: instep schema import schemas.json")(import_schemas)
+    group.command("check-ddl", epilog="Example: instep schema check-ddl migrations/0042.sql --schema schema.sql")(
+        check_ddl
+    )
     app.add_typer(group, name="schema", epilog="Example: instep schema ls")

@@ -114,7 +114,7 @@ def change_lines(change: Change, indent: str = "  ") -> list[str]:
     """A change as a person reads it: danger first, then why and what to do."""
     lines = [f"{indent}{'DANGER ' if change.danger else ''}{change}; allowed up to {change.level}"]
     if change.why:
-        lines.append(f"{indent}    {change.why}.")
+        lines.append(f"{indent}    {change.why[:1].upper()}{change.why[1:]}.")
     if change.rewrite:
         lines.append(f"{indent}    Instead: {change.rewrite}")
     return lines

@@ -15,17 +15,19 @@ COMMANDS = [
     "demo", "init", "up", "status", "doctor", "verify", "replay", "registry", "capture", "worker", "deliver",
     "flow", "flow check", "flow run", "deadletters", "deadletters ls", "deadletters retry",
     "schema", "schema ls", "schema show", "schema diff", "schema register", "schema check", "schema delete",
-    "schema export", "schema import", "topics", "topics ls", "topics show", "topics tail",
+    "schema export", "schema import", "schema check-ddl", "topics", "topics ls", "topics show", "topics tail",
 ]  # fmt: skip
 NEED_A_PROJECT = [
     "up", "status", "doctor", "verify", "replay x --since 1h", "registry", "capture", "worker", "deliver",
     "flow check", "flow run", "deadletters ls", "deadletters retry", "schema ls", "schema show x", "schema diff x",
-    "schema delete x", "schema export", "schema import x", "topics ls", "topics show x", "topics tail x",
+    "schema delete x", "schema export", "schema import x", "schema check-ddl x.sql", "topics ls", "topics show x",
+    "topics tail x",
 ]  # fmt: skip
+WITHOUT_RUNNING = ("up", "doctor", "flow check", "flow run", "schema check-ddl x.sql")
 REPORTING = [
     "status", "doctor", "verify", "replay", "flow check", "flow run", "deadletters ls", "deadletters retry",
     "schema ls", "schema show", "schema diff", "schema register", "schema check", "schema delete", "schema import",
-    "topics ls", "topics show",
+    "schema check-ddl", "topics ls", "topics show",
 ]  # fmt: skip
 
 
@@ -104,7 +106,7 @@ def test_a_bad_project_file_is_one_sentence(
     assert "Traceback" not in shown.out + shown.err
 
 
-@pytest.mark.parametrize("command", [c for c in NEED_A_PROJECT if c not in ("up", "doctor", "flow check", "flow run")])
+@pytest.mark.parametrize("command", [c for c in NEED_A_PROJECT if c not in WITHOUT_RUNNING])
 def test_a_project_that_does_not_run_says_how_to_start_it(
     command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

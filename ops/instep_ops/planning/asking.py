@@ -1,0 +1,72 @@
+"""The gate's question, put together from a project and a person's words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from instep.errors import ConfigError
+from instep.flowfile import Flow, load_all
+from instep.settings import Settings, load
+from instep_ops.cli.options import pick
+from instep_ops.flows import with_stores
+from instep_ops.planning.gate import Question, judge
+from instep_ops.planning.subjects import bundle_in
+from instep_ops.planning.verdict import GateReport
+from instep_schemas.bundle import Bundle
+from instep_schemas.compatibility import Level
+
+LOCK: Final = "schemas.lock"
+
+
+def ask(
+    project: Path,
+    migrations: Sequence[Path],
+    source: str | None,
+    schema: Path | None,
+    server: str | None,
+    level: str | None,
+    accepted: frozenset[str],
+) -> GateReport:
+    """Judge migrations; needs no running project, and with `schema` not even the store.
+
+    Raises:
+        ConfigError: a word or a file is wrong, or the SQL fails.
+        SourceError, ConnectionError: the store refuses, or does not answer.
+        EnvironmentFault: the embedded PostgreSQL is not installed.
+    """
+    settings = load(project)
+    name = pick(settings.sources, source, "source")
+    if schema is None:
+        settings = with_stores(settings)
+    question = Question(
+        settings, name, flows_of(settings, name), migrations, schema, server, lock_of(settings), _level(level), accepted
+    )
+    return judge(question)
+
+
+def flows_of(settings: Settings, source: str) -> Mapping[str, Flow]:
+    """The flows that read a source."""
+    only = len(settings.sources) == 1
+    flows = load_all(settings.flows_dir)
+    return {name: flow for name, flow in flows.items() if flow.source == source or (only and not flow.source)}
+
+
+def lock_of(settings: Settings) -> Bundle:
+    """The project's `schemas.lock`; empty when it has none.
+
+    Raises:
+        RegistryError: it is damaged.
+    """
+    file = settings.root / LOCK
+    return bundle_in(file) if file.exists() else Bundle()
+
+
+def _level(text: str | None) -> Level | None:
+    if text is None:
+        return None
+    try:
+        return Level(text.upper())
+    except ValueError:
+        raise ConfigError(f"{text!r} is no compatibility level.", f"There are: {', '.join(Level)}.") from None
