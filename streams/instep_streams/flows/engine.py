@@ -300,12 +300,17 @@ class Engine:
 
     def _note_fault(self, flow: str, evaluation: Evaluation) -> None:
         fault = evaluation.fault
-        text = "" if fault is None else (str(fault).splitlines() or [type(fault).__name__])[0]
-        if text:
+        if fault is not None:
+            text = (str(fault).splitlines() or [type(fault).__name__])[0]
             log.error("flow %s: some keys cannot be evaluated: %s", flow, text)
+            self._tell_fault(flow, text)
             self._retry_at[flow] = time.monotonic() + _RETRY_S
-        if text or self._retry_at.pop(flow, None) is not None:
-            self._conn.execute("UPDATE instep.flows SET fault = %s WHERE name = %s", (text, flow))
+        elif flow in self._retry_at and not evaluation.failing:
+            del self._retry_at[flow]
+            self._tell_fault(flow, "")
+
+    def _tell_fault(self, flow: str, text: str) -> None:
+        self._conn.execute("UPDATE instep.flows SET fault = %s WHERE name = %s", (text, flow))
 
     # -- publication ------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,4 @@
-"""Evaluate a flow's own SELECT for some keys, compare with what was last emitted, keep what is new: one statement.
-
-`OFFSET 0` keeps the wrapper a subquery: the key becomes a parameter that PostgreSQL pushes through GROUP BY, DISTINCT,
-windows, UNION and across outer-join equalities into derived tables. Without it every batch reads whole tables.
-"""
+"""Evaluate a flow's own SELECT for some keys, compare with what was last emitted, keep what is new: one statement."""
 
 from __future__ import annotations
 
@@ -20,10 +16,8 @@ from instep_streams.flows.compile import Plan
 from instep_streams.flows.images import Anchor
 from instep_streams.flows.refusals import refuse
 from instep_streams.flows.session import LOOKUPS, SCANS
+from instep_streams.flows.statements import anchors_sql, key_texts, lookup_sql, whole_sql
 
-_ROW: Final = quote("*instep*")
-"""Alias of the user's SELECT: a name that an output column cannot have by accident."""
-_SEED: Final = 0
 _STORAGE: Final = "WITH (fillfactor = 75, autovacuum_vacuum_scale_factor = 0.1)"
 
 
@@ -68,6 +62,7 @@ class Evaluation:
         self._single = sorted(plan.anchor) == sorted(plan.flow.key)
         self._lookup = lookup_sql(plan, self._types, self._out)
         self._has_pending = True
+        self._again = True
         self.waiting = True
         self.fault: Exception | None = None
 
@@ -84,7 +79,8 @@ class Evaluation:
             self._conn.execute(
                 f"CREATE TABLE {self._out} ({keys}, \"*h\" bigint, \"*batch\" bigint NOT NULL, {primary}) {_STORAGE};"
                 f"CREATE TABLE {self._pending} ({keys}, \"*doc\" text, \"*h\" bigint, {primary});"
-                f"CREATE TABLE {self._dirty} (anchor text[] PRIMARY KEY) {_STORAGE}".encode()
+                f"CREATE TABLE {self._dirty} (anchor text[] PRIMARY KEY, failed boolean NOT NULL DEFAULT false)"
+                f" {_STORAGE}".encode()
             )  # fmt: skip
         except psycopg.errors.UndefinedObject as exc:
             message = (exc.diag.message_primary or "").rstrip(".")
@@ -136,20 +132,26 @@ class Evaluation:
         sql = f"""WITH p AS (DELETE FROM {self._pending} WHERE {some} RETURNING *),
 up AS (INSERT INTO {self._out} ({keys}, "*h", "*batch") SELECT {keys}, "*h", {GIVEN} FROM p
   ON CONFLICT ({keys}) DO UPDATE SET "*h" = EXCLUDED."*h", "*batch" = EXCLUDED."*batch")
-SELECT {_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
+SELECT {key_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
         rows = self._conn.execute(query(sql), (count, batch)).fetchall()
         self._has_pending = len(rows) == count
         return [self._emitted(row, batch) for row in rows]
 
     def put_off(self, anchors: Iterable[Anchor]) -> None:
         """Keep dirty anchors for later slices."""
-        sql = f"INSERT INTO {self._dirty} SELECT a::text[] FROM unnest(%s::text[]) AS u(a) ON CONFLICT DO NOTHING"
-        self._conn.execute(sql, ([_array(anchor) for anchor in anchors],))
+        self._put_off(anchors, failed=False)
         self.waiting = True
 
+    def _put_off(self, anchors: Iterable[Anchor], *, failed: bool) -> None:
+        sql = (
+            f"INSERT INTO {self._dirty} (anchor, failed) SELECT a::text[], %s FROM unnest(%s::text[]) AS u(a)"
+            " ON CONFLICT (anchor) DO UPDATE SET failed = EXCLUDED.failed"
+        )
+        self._conn.execute(sql, (failed, [_array(anchor) for anchor in anchors]))
+
     def next_dirty(self, count: int) -> list[Anchor]:
-        """Take some of the dirty anchors that were put off."""
-        some = f"ctid = ANY(ARRAY(SELECT ctid FROM {self._dirty} LIMIT %s))"
+        """Take some of the dirty anchors that were put off and have not failed since."""
+        some = f"ctid = ANY(ARRAY(SELECT ctid FROM {self._dirty} WHERE NOT failed LIMIT %s))"
         rows = self._conn.execute(f"DELETE FROM {self._dirty} WHERE {some} RETURNING anchor", (count,)).fetchall()
         return [tuple(anchor) for (anchor,) in rows]
 
@@ -165,8 +167,8 @@ SELECT {_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
         sources.append(f'SELECT {own} FROM {self._out} o WHERE "*h" IS NOT NULL')
         every = " UNION ".join(sources)
         self._conn.execute(
-            f"INSERT INTO {self._dirty} SELECT a FROM ({every}) AS u(a) WHERE array_position(a, NULL) IS NULL"
-            " ON CONFLICT DO NOTHING".encode()
+            f"INSERT INTO {self._dirty} (anchor) SELECT a FROM ({every}) AS u(a) WHERE array_position(a, NULL) IS NULL"
+            " ON CONFLICT (anchor) DO UPDATE SET failed = false".encode()
         )
         self.waiting = True
 
@@ -187,18 +189,27 @@ SELECT {_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
 
     def look_again(self) -> None:
         """A step was rolled back: what was put off may still be there."""
-        self._has_pending = self.waiting = True
+        self._has_pending = self._again = self.waiting = True
+
+    @property
+    def failing(self) -> bool:
+        """Whether keys are put off because their evaluation failed."""
+        return self._conn.execute(f"SELECT EXISTS (SELECT FROM {self._dirty} WHERE failed)").fetchone() == (True,)
 
     def slice(self, count: int, batch: int) -> list[Emitted]:
         """Work on what was put off: at most so many keys; sets `waiting` False when nothing is left.
 
-        A key whose evaluation fails is put off again and its error kept in `fault`; the others are not held up by it.
+        A key whose evaluation fails is put aside and its error kept in `fault`; the others are not held up by it. It is
+        tried again by the first slice that finds nothing else waiting.
         """
         self.fault = None
         if self._has_pending:
             found = self.next_pending(count, batch)
             if found:
                 return found
+        if self._again or not self.waiting:
+            self._conn.execute(f"UPDATE {self._dirty} SET failed = false WHERE failed")
+            self._again = False
         anchors = self.next_dirty(count)
         self.waiting = len(anchors) == count
         return self._isolating(anchors, batch)
@@ -209,8 +220,7 @@ SELECT {_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
                 return self.evaluate(anchors, batch)
         except EVALUATION_ERRORS as exc:
             if len(anchors) == 1:
-                self.put_off(anchors)
-                self.waiting = False
+                self._put_off(anchors, failed=True)
                 self.fault = exc
                 return []
         half = len(anchors) // 2
@@ -219,7 +229,7 @@ SELECT {_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
     def unsent(self, marker: int) -> list[Emitted]:
         """What was committed after the batch of the last marker, from the state as it is now."""
         keys = self.plan.flow.key
-        sql = f'SELECT {_texts(keys, "o")}, "*h", "*batch" FROM {self._out} o WHERE "*batch" > {GIVEN}'
+        sql = f'SELECT {key_texts(keys, "o")}, "*h", "*batch" FROM {self._out} o WHERE "*batch" > {GIVEN}'
         rows = self._conn.execute(query(sql), (marker,)).fetchall()
         if not rows:
             return []
@@ -233,9 +243,7 @@ SELECT {_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
 
     def _documents(self, anchors: Sequence[Anchor]) -> list[tuple[Any, ...]]:
         values = [list(column) for column in zip(*anchors, strict=True)]
-        texts = _texts(self.plan.flow.key, "x")
-        sql = f"WITH {_given(self.plan, self._types)} SELECT {texts}, doc, h FROM ({_rows(self.plan)}) x"
-        return self._conn.execute(query(sql), values).fetchall()
+        return self._conn.execute(query(anchors_sql(self.plan, self._types)), values).fetchall()
 
     def forget_tombstones(self, marker: int) -> None:
         """Forget keys whose tombstone has been published."""
@@ -286,104 +294,3 @@ def _signed(digest: str) -> int | None:
         return None
     number = int(digest, 16)
     return number - (1 << 64) if number >> 63 else number
-
-
-def _texts(names: Sequence[str], alias: str) -> str:
-    return ", ".join(f"({alias}.{quote(name)})::text" for name in names)
-
-
-def _given(plan: Plan, types: dict[str, str]) -> str:
-    """The wanted anchors as CTE `k`: one text[] parameter per anchor column."""
-    typed = ", ".join(f"c{i}::{types[name]} AS k{i}" for i, name in enumerate(plan.anchor))
-    given = ", ".join(f"{GIVEN}::text[]" for _ in plan.anchor)
-    columns = ", ".join(f"c{i}" for i in range(len(plan.anchor)))
-    return f"k AS MATERIALIZED (SELECT DISTINCT {typed} FROM unnest({given}) AS u({columns}))"
-
-
-def _of_key(plan: Plan) -> str:
-    """The user's SELECT for the anchor in `k`, as a LATERAL subquery."""
-    match = " AND ".join(f"q.{quote(name)} = k.k{i}" for i, name in enumerate(plan.anchor))
-    return f"LATERAL (SELECT * FROM (\n{plan.sql}\n) AS q WHERE {match} OFFSET 0) AS {_ROW}"
-
-
-def _rows(plan: Plan) -> str:
-    """Keys, documents and hashes of the anchors in `k`; rows with a NULL in the key are no documents."""
-    keys = ", ".join(f"{_ROW}.{quote(name)}" for name in plan.flow.key)
-    named = " AND ".join(f"{_ROW}.{quote(name)} IS NOT NULL" for name in plan.flow.key)
-    return (
-        f"SELECT {keys}, row_to_json({_ROW})::text AS doc, hashtextextended(row_to_json({_ROW})::text, {_SEED}) AS h"
-        f" FROM k CROSS JOIN {_of_key(plan)} WHERE {named}"
-    )
-
-
-def lookup_sql(plan: Plan, types: dict[str, str], out: str) -> bytes:
-    """Evaluate the anchors given as one text[] parameter each, then the batch number (once or twice).
-
-    Gives key texts, document or NULL, hash, and whether a key came twice.
-    """
-    single = sorted(plan.anchor) == sorted(plan.flow.key)
-    return query((_single_sql if single else _several_sql)(plan, types, out))
-
-
-def _single_sql(plan: Plan, types: dict[str, str], out: str) -> str:
-    """The anchor is the key: one pass, no row is a tombstone."""
-    at = {name: i for i, name in enumerate(plan.anchor)}
-    keys = ", ".join(map(quote, plan.flow.key))
-    own = ", ".join(f"coalesce({_ROW}.{quote(name)}, k.k{at[name]}) AS {quote(name)}" for name in plan.flow.key)
-    first = f"{_ROW}.{quote(plan.anchor[0])}"
-    last = " AND ".join(f"o.{quote(name)} = k.k{i}" for i, name in enumerate(plan.anchor))
-    hashed = f"SELECT *, hashtextextended(doc, {_SEED}) AS h FROM e"
-    return f"""WITH {_given(plan, types)},
-e AS MATERIALIZED (SELECT {own}, CASE WHEN {first} IS NOT NULL THEN row_to_json({_ROW})::text END AS doc, o.h AS oh
-  FROM k LEFT JOIN {_of_key(plan)} ON true
-  LEFT JOIN LATERAL (SELECT "*h" AS h FROM {out} o WHERE {last} OFFSET 0) AS o ON true),
-ch AS MATERIALIZED (SELECT * FROM ({hashed}) AS z WHERE h IS DISTINCT FROM oh),
-up AS (INSERT INTO {out} ({keys}, "*h", "*batch") SELECT {keys}, h, {GIVEN}::int8 FROM ch
-  ON CONFLICT ({keys}) DO UPDATE SET "*h" = EXCLUDED."*h", "*batch" = EXCLUDED."*batch")
-SELECT {_texts(plan.flow.key, "ch")}, doc, h, (SELECT count(*) FROM e) > (SELECT count(*) FROM k) FROM ch"""
-
-
-def _several_sql(plan: Plan, types: dict[str, str], out: str) -> str:
-    """An anchor owns several keys: those that were emitted and have no row now are tombstones."""
-    keys = ", ".join(map(quote, plan.flow.key))
-    last = " AND ".join(f"o.{quote(name)} = x.{quote(name)}" for name in plan.flow.key)
-    mine = " AND ".join(f"o.{quote(name)} = k.k{i}" for i, name in enumerate(plan.anchor))
-    there = " AND ".join(f"e.{quote(name)} = o.{quote(name)}" for name in plan.flow.key)
-    gone = ", ".join(f"o.{quote(name)}" for name in plan.flow.key)
-    return f"""WITH {_given(plan, types)},
-x AS MATERIALIZED ({_rows(plan)}),
-e AS MATERIALIZED (SELECT x.*, o.h AS oh FROM x
-  LEFT JOIN LATERAL (SELECT "*h" AS h FROM {out} o WHERE {last} OFFSET 0) AS o ON true),
-ch AS MATERIALIZED (SELECT * FROM e WHERE h IS DISTINCT FROM oh),
-up AS (INSERT INTO {out} ({keys}, "*h", "*batch") SELECT {keys}, h, {GIVEN}::int8 FROM ch
-  ON CONFLICT ({keys}) DO UPDATE SET "*h" = EXCLUDED."*h", "*batch" = EXCLUDED."*batch"),
-gone AS (UPDATE {out} o SET "*h" = NULL, "*batch" = {GIVEN}::int8 FROM k WHERE {mine} AND o."*h" IS NOT NULL
-  AND NOT EXISTS (SELECT FROM e WHERE {there}) RETURNING {gone}),
-twice AS (SELECT count(*) > count(DISTINCT ({keys})) AS found FROM e)
-SELECT {_texts(plan.flow.key, "ch")}, doc, h, (SELECT found FROM twice) FROM ch
-UNION ALL SELECT {_texts(plan.flow.key, "gone")}, NULL, NULL, (SELECT found FROM twice) FROM gone"""
-
-
-def select_sql(plan: Plan) -> str:
-    """Every document of the flow: key texts, document text, hash. Runs the same on the store and on the replica."""
-    named = " AND ".join(f"{_ROW}.{quote(name)} IS NOT NULL" for name in plan.flow.key)
-    return (
-        f"SELECT {_texts(plan.flow.key, _ROW)}, row_to_json({_ROW})::text,"
-        f" hashtextextended(row_to_json({_ROW})::text, {_SEED}) FROM (\n{plan.sql}\n) AS {_ROW} WHERE {named}"
-    )
-
-
-def whole_sql(plan: Plan, out: str, pending: str) -> bytes:
-    """Put every key whose document differs from the emitted one, or is gone, into the pending table."""
-    keys = ", ".join(map(quote, plan.flow.key))
-    named = " AND ".join(f"{_ROW}.{quote(name)} IS NOT NULL" for name in plan.flow.key)
-    same = " AND ".join(f"o.{quote(name)} = e.{quote(name)}" for name in plan.flow.key)
-    own = ", ".join(f"{_ROW}.{quote(name)}" for name in plan.flow.key)
-    sql = f"""INSERT INTO {pending} ({keys}, "*doc", "*h")
-WITH e AS MATERIALIZED (SELECT {own}, row_to_json({_ROW})::text AS "*doc",
-  hashtextextended(row_to_json({_ROW})::text, {_SEED}) AS "*h" FROM (\n{plan.sql}\n) AS {_ROW} WHERE {named})
-SELECT {", ".join(f"e.{quote(name)}" for name in plan.flow.key)}, e."*doc", e."*h" FROM e LEFT JOIN {out} o ON {same}
-  WHERE e."*h" IS DISTINCT FROM o."*h"
-UNION ALL SELECT {", ".join(f"o.{quote(name)}" for name in plan.flow.key)}, NULL, NULL FROM {out} o
-  WHERE o."*h" IS NOT NULL AND NOT EXISTS (SELECT FROM e WHERE {same})"""
-    return sql.encode()

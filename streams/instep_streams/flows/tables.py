@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS instep.flows (
 """
 _STORAGE: Final = "WITH (fillfactor = 75, autovacuum_vacuum_scale_factor = 0.1)"
 _ARRAY: Final = re.compile(r"(?:\[\])+$")
+_SCHEMA: Final = re.compile(r'"(?:[^"]|"")*"|[^".]+')
 
 
 def set_up(conn: Connection[Any]) -> None:
@@ -123,23 +124,30 @@ class Tables(Mapping[str, Table]):
         """With text in place of types that this database does not have (an extension's): no flow may read those."""
         columns = []
         for each in table.columns:
-            known = self._conn.execute("SELECT to_regtype(%s) IS NOT NULL", (each.sql_type,)).fetchone()
-            columns.append(each if known == (True,) else replace(each, sql_type="text", foreign=each.sql_type))
+            known = self._knows(each.sql_type)
+            columns.append(each if known else replace(each, sql_type="text", foreign=each.sql_type))
         return replace(table, columns=tuple(columns))
 
     def _ensure_type(self, column: Column) -> None:
         name = _ARRAY.sub("", column.sql_type)
         if not column.labels and column.base is None:
             return
-        schema = name.split(".")[0]
-        self._conn.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
-        known = self._conn.execute("SELECT to_regtype(%s) IS NOT NULL", (name,)).fetchone()
-        if column.base is not None and known == (False,):
+        enum = name if column.base is None else _ARRAY.sub("", column.base)
+        if column.labels and "." in enum:
+            self._ensure_enum(enum, column.labels)
+        if column.base is not None and not self._knows(name) and self._knows(column.base):
+            self._conn.execute(f"CREATE SCHEMA IF NOT EXISTS {_schema(name)}")
             self._conn.execute(f"CREATE DOMAIN {name} AS {column.base}")
-        elif column.labels and known == (False,):
-            self._conn.execute(f"CREATE TYPE {name} AS ENUM ({', '.join(map(literal, column.labels))})")
-        elif column.labels:
-            self._add_labels(name, column.labels)
+
+    def _ensure_enum(self, name: str, labels: tuple[str, ...]) -> None:
+        if self._knows(name):
+            self._add_labels(name, labels)
+            return
+        self._conn.execute(f"CREATE SCHEMA IF NOT EXISTS {_schema(name)}")
+        self._conn.execute(f"CREATE TYPE {name} AS ENUM ({', '.join(map(literal, labels))})")
+
+    def _knows(self, name: str) -> bool:
+        return self._conn.execute("SELECT to_regtype(%s) IS NOT NULL", (name,)).fetchone() == (True,)
 
     def _add_labels(self, name: str, labels: tuple[str, ...]) -> None:
         rows = self._conn.execute(
@@ -214,6 +222,12 @@ def _with_dropped(held: Table, table: Table) -> Table:
     """The definition that the replica has: columns that the store dropped are kept at the end."""
     dropped = tuple(replace(column, not_null=False) for column in held.columns if column.name not in table)
     return replace(table, columns=table.columns + dropped)
+
+
+def _schema(name: str) -> str:
+    """The schema of a qualified, quoted name."""
+    found = _SCHEMA.match(name)
+    return found[0] if found is not None else name
 
 
 def _shape(table: Table) -> dict[str, Any]:

@@ -2,109 +2,89 @@
 
 from __future__ import annotations
 
-import json
 import random
-import re
-from collections.abc import Callable
+from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 
 import psycopg
 from tests.streams.flows.difftest.store import Reference, Store
+from tests.streams.flows.difftest.values import Values
 
-from instep_streams.flows.catalog import Column, Table, quote
+from instep_streams.flows.catalog import Table, quote
 
-_TEXTS = ("a", "b", "c", "DE", "FR", "open", "done", "Ärzte", "alpha 12", "Zed", "x'y", "50%", "", " b ", "über")
-_NUMBERS = ("0", "1", "1.0", "1.00", "2.5", "-3", "9.990", "30.00", "1234567.89", "0.01")
-_TIMES = ("2024-02-29 10:00:00.123456+00", "2024-12-31 23:59:59+00", "2024-05-01 23:30+00", "2023-01-31 00:00:00+05")
-_DOCUMENTS: tuple[object, ...] = (
-    {"color": "red", "hot": True},
-    {"dims": {"w": "9", "h": 1.50}},
-    {"color": None},
-    {},
-    [1, 2],
-)
-_Draw = Callable[[random.Random], str]
-
-
-def _small(rnd: random.Random) -> str:
-    return str(rnd.choice((0, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 8, 12, 50)))
-
-
-def _uuid(rnd: random.Random) -> str:
-    return f"00000000-0000-4000-8000-00000000000{rnd.randint(0, 9)}"
-
-
-_BY_TYPE: dict[str, _Draw] = {
-    "smallint": _small,
-    "integer": _small,
-    "bigint": _small,
-    "numeric": lambda rnd: rnd.choice(_NUMBERS),
-    "real": lambda rnd: rnd.choice(("0", "1.5", "-2.25", "0.1")),
-    "double precision": lambda rnd: rnd.choice(("0", "1.5", "-2.25", "0.1", "1e20")),
-    "money": lambda rnd: rnd.choice(("1.00", "2.50")),
-    "boolean": lambda rnd: rnd.choice(("true", "false")),
-    "uuid": _uuid,
-    "date": lambda rnd: rnd.choice(_TIMES)[:10],
-    "timestamp with time zone": lambda rnd: rnd.choice(_TIMES),
-    "timestamp without time zone": lambda rnd: rnd.choice(_TIMES)[:16],
-    "time without time zone": lambda rnd: rnd.choice(_TIMES)[11:16],
-    "interval": lambda rnd: rnd.choice(("1 mon", "30 days", "1 day 02:00", "-3 hours")),
-    "json": lambda rnd: json.dumps(rnd.choice(_DOCUMENTS)),
-    "jsonb": lambda rnd: json.dumps(rnd.choice(_DOCUMENTS)),
-    "bytea": lambda rnd: rnd.choice(("\\x", "\\x00ff", "\\x616263")),
-    "inet": lambda rnd: rnd.choice(("10.0.0.1", "10.0.0.0/8")),
-    "text": lambda rnd: rnd.choice(_TEXTS),
-}
-
-
-def value(column: Column, rnd: random.Random) -> str:
-    """A text that the column's type reads."""
-    if column.sql_type.endswith("[]"):
-        element = Column(column.name, column.sql_type[:-2], labels=column.labels, base=column.base)
-        items = [value(element, rnd) for _ in range(rnd.randint(0, 3))]
-        return "{" + ",".join('"' + each.replace("\\", "\\\\").replace('"', '\\"') + '"' for each in items) + "}"
-    if column.labels:
-        return rnd.choice(column.labels)
-    text = re.sub(r"\([^)]*\)", "", column.base or column.sql_type)
-    drawn = _BY_TYPE.get(text, _BY_TYPE["text"])(rnd)
-    length = re.fullmatch(r"character(?: varying)?\((\d+)\)", column.base or column.sql_type)
-    return drawn[: int(length[1])] if length else drawn
+_FEW, _TRIES = 6, 10
 
 
 class Shop:
-    """Changes a store at random; what a constraint refuses is left out.
+    """Changes a store at random; what a constraint or a trigger refuses is left out.
 
     Args:
         store: the store.
         rnd: the only source of chance.
-        size: rows per table that keys are drawn for.
+        text: of the schema and the flows, for the values they mention.
+        size: of the domain of integer keys.
+
+    Attributes:
+        done: statements that went through, per table id.
+        refused: the last refusal, per table id.
     """
 
-    def __init__(self, store: Store, rnd: random.Random, size: int = 16) -> None:
+    def __init__(self, store: Store, rnd: random.Random, text: str = "", size: int = 16) -> None:
         self._store, self._rnd, self._size = store, rnd, size
-        self._tables = [table for table in store.tables.values() if table.key]
+        self._tables = list(store.tables.values())
+        self._keyed = [table for table in self._tables if table.key]
+        self._values = Values(store.conn, text, size)
         self._references: dict[str, list[Reference]] = {}
         for each in store.references:
             self._references.setdefault(each.table, []).append(each)
+        self.done: Counter[str] = Counter()
+        self.refused: dict[str, str] = {}
 
     def transaction(self, statements: int) -> None:
         """One transaction of some statements."""
-        with self._store.conn.transaction():
-            for _ in range(statements):
-                try:
-                    with self._store.conn.transaction():
-                        self._statement(self._rnd.choice(self._tables))
-                except (psycopg.IntegrityError, psycopg.DataError, psycopg.errors.RaiseException):
-                    continue
+        if self._keyed:
+            self._run([self._rnd.choice(self._keyed) for _ in range(statements)])
 
-    def fill(self, rows: int) -> None:
-        """Insert so many rows, tables at random, to begin with."""
-        for _ in range(rows):
+    def fill(self) -> None:
+        """Rows for tables that have few, referenced tables first; twice, for tables that reference each other."""
+        for table in [*self._in_order(), *self._in_order()]:
+            (count,) = self._store.conn.execute(f"SELECT count(*) FROM {table.sql}".encode()).fetchone() or (0,)
+            for _ in range(_TRIES if count < _FEW else 0):
+                self._run([table], insert=True)
+
+    def _in_order(self) -> list[Table]:
+        graph = {table.id: {each.target for each in self._references.get(table.id, ())} for table in self._tables}
+        try:
+            order = list(
+                TopologicalSorter({name: sorted(needs - {name}) for name, needs in graph.items()}).static_order()
+            )
+        except CycleError:
+            return self._tables
+        return [self._store.tables[name] for name in order]
+
+    def _run(self, tables: list[Table], *, insert: bool = False) -> None:
+        try:
             with self._store.conn.transaction():
-                try:
-                    with self._store.conn.transaction():
-                        self._insert(self._rnd.choice(self._tables))
-                except (psycopg.IntegrityError, psycopg.DataError, psycopg.errors.RaiseException):
-                    continue
+                for table in tables:
+                    self._try(table, insert=insert)
+        except psycopg.Error as exc:  # a deferred constraint
+            self._refused(tables[-1], exc)
+
+    def _try(self, table: Table, *, insert: bool) -> None:
+        try:
+            with self._store.conn.transaction():
+                if insert:
+                    self._insert(table)
+                else:
+                    self._statement(table)
+            self.done[table.id] += 1
+        except psycopg.Error as exc:
+            self._refused(table, exc)
+
+    def _refused(self, table: Table, exc: psycopg.Error) -> None:
+        if self._store.conn.closed:
+            raise exc
+        self.refused[table.id] = (exc.diag.message_primary or str(exc)).splitlines()[0]
 
     def _statement(self, table: Table) -> None:
         chance = self._rnd.random()
@@ -125,45 +105,50 @@ class Shop:
     def _delete(self, table: Table) -> None:
         key = self._pick(table)
         if key is not None:
-            self._store.conn.execute(f"DELETE FROM {table.sql} WHERE {_match(table)}".encode(), key)
+            self._store.conn.execute(f"DELETE FROM {table.sql.replace('%', '%%')} WHERE {_match(table)}".encode(), key)
 
     def _update(self, table: Table) -> None:
         key = self._pick(table)
-        values = self._values(table)
+        values = {n: v for n, v in self._row(table).items() if (table.id, n) not in self._store.always}
         names = [name for name in values if name not in table.key or self._rnd.random() < 0.15]
         if key is None or not names:
             return
         chosen = self._rnd.sample(names, self._rnd.randint(1, len(names)))
-        sets = ", ".join(f"{_escaped(name)} = %s::text::{table.type_of(name)}" for name in chosen)
+        sets = ", ".join(f"{_escaped(name)} = %s::text::{_type(table, name)}" for name in chosen)
         sql = f"UPDATE {table.sql.replace('%', '%%')} SET {sets} WHERE {_match(table)}"
         self._store.conn.execute(sql.encode(), [*(values[name] for name in chosen), *key])
 
     def _insert(self, table: Table) -> None:
-        values = self._values(table)
+        values = self._row(table)
+        for name in list(values):
+            if (table.id, name) in self._store.defaults and self._rnd.random() < 0.2:
+                del values[name]
         names = ", ".join(_escaped(name) for name in values)
-        given = ", ".join(f"%s::text::{table.type_of(name)}" for name in values)
-        sql = f"INSERT INTO {table.sql.replace('%', '%%')} ({names}) VALUES ({given}) ON CONFLICT DO NOTHING"
+        given = ", ".join(f"%s::text::{_type(table, name)}" for name in values)
+        row = f"({names}) OVERRIDING SYSTEM VALUE VALUES ({given})" if values else "DEFAULT VALUES"
+        sql = f"INSERT INTO {table.sql.replace('%', '%%')} {row} ON CONFLICT DO NOTHING"
         self._store.conn.execute(sql.encode(), list(values.values()))
 
-    def _values(self, table: Table) -> dict[str, str | None]:
+    def _row(self, table: Table) -> dict[str, str | None]:
         found: dict[str, str | None] = {}
         for column in table.columns:
-            if (table.id, column.name) in self._store.generated:
+            named = (table.id, column.name)
+            if named in self._store.generated:
                 continue
             nullable = not column.not_null and column.name not in table.key
-            found[column.name] = None if nullable and self._rnd.random() < 0.12 else self._value(table, column)
+            if nullable and self._rnd.random() < 0.12:
+                found[column.name] = None
+                continue
+            key = column.name in table.key or column.name.lower().endswith("id")
+            drawn = self._values.draw(table, column, self._rnd, narrow=named in self._store.checked, key=key)
+            if drawn is not None or named not in self._store.defaults:
+                found[column.name] = drawn
         for reference in self._references.get(table.id, ()):
             if self._rnd.random() < 0.9:
-                found |= self._referenced(table, reference)
+                found |= self._referenced(reference)
         return found
 
-    def _value(self, table: Table, column: Column) -> str:
-        meeting = column.name in table.key or column.name.endswith("_id")
-        if meeting and re.match(r"smallint|integer|bigint", column.base or column.sql_type):
-            return str(self._rnd.randint(1, self._size))
-        return value(column, self._rnd)
-
-    def _referenced(self, table: Table, reference: Reference) -> dict[str, str | None]:
+    def _referenced(self, reference: Reference) -> dict[str, str | None]:
         target = self._store.tables[reference.target]
         names = ", ".join(f"({quote(name)})::text" for name in reference.target_columns)
         rows = self._store.conn.execute(f"SELECT {names} FROM {target.sql} ORDER BY {names}".encode()).fetchall()
@@ -176,5 +161,9 @@ def _escaped(name: str) -> str:
     return quote(name).replace("%", "%%")
 
 
+def _type(table: Table, name: str) -> str:
+    return table.type_of(name).replace("%", "%%")
+
+
 def _match(table: Table) -> str:
-    return " AND ".join(f"{_escaped(name)} = %s::text::{table.type_of(name)}" for name in table.key)
+    return " AND ".join(f"{_escaped(name)} = %s::text::{_type(table, name)}" for name in table.key)

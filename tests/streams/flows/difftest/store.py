@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import psycopg
 
 from instep.change import Op, Position
 from instep.journal import JournalEntry
-from instep_streams.flows.catalog import Column, Table, catalog_of, quote
+from instep_streams.flows.catalog import Column, Table, catalog_of, literal, query, quote
 from instep_streams.flows.replica import RowChange
 from instep_streams.flows.session import pin
 
@@ -21,19 +22,19 @@ CREATE TABLE difftest.log (pos bigserial PRIMARY KEY, xid xid8 NOT NULL DEFAULT 
     tbl text NOT NULL, op text NOT NULL, old text[], new text[]);
 """
 _COLUMNS = """
-SELECT n.nspname, c.relname, a.attname, a.attnotnull OR t.typnotnull,
-    CASE WHEN coalesce(tn.nspname, 'pg_catalog') = 'pg_catalog' THEN format_type(a.atttypid, a.atttypmod)
-        ELSE quote_ident(tn.nspname) || '.' || quote_ident(coalesce(e.typname, t.typname))
-            || CASE WHEN e.oid IS NOT NULL THEN '[]' ELSE '' END END,
-    ARRAY(SELECT enumlabel::text FROM pg_enum WHERE enumtypid = coalesce(e.oid, t.oid) ORDER BY enumsortorder),
-    CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) END,
-    a.attgenerated <> '' OR a.attidentity = 'a'
+SELECT n.nspname, c.relname, a.attname, a.attnotnull OR t.typnotnull, format_type(a.atttypid, a.atttypmod),
+    ARRAY(SELECT enumlabel::text FROM pg_enum
+        WHERE enumtypid IN (t.oid, e.oid, t.typbasetype, e.typbasetype) ORDER BY enumsortorder),
+    CASE 'd' WHEN t.typtype THEN format_type(t.typbasetype, t.typtypmod)
+        WHEN e.typtype THEN format_type(e.typbasetype, e.typtypmod) END,
+    a.attgenerated <> '', a.attidentity = 'a', a.atthasdef OR a.attidentity <> '',
+    EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c' AND a.attnum = ANY(k.conkey))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v'
 JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
-LEFT JOIN pg_namespace tn ON tn.oid = coalesce(e.typnamespace, t.typnamespace)
-WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'difftest')
+WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND NOT c.relispartition
+    AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'difftest')
 ORDER BY n.nspname, c.relname, a.attnum"""
 _KEYS = """
 SELECT n.nspname || '.' || c.relname, a.attname FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
@@ -49,6 +50,12 @@ SELECT n.nspname || '.' || c.relname, fn.nspname || '.' || f.relname,
         JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.num ORDER BY u.o)
 FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_class f ON f.oid = k.confrelid JOIN pg_namespace fn ON fn.oid = f.relnamespace WHERE k.contype = 'f'"""
+_COPY = re.compile(r"^(COPY [^;]+ FROM stdin[^;]*;)\n(.*?)^\\\.$", re.MULTILINE | re.DOTALL | re.IGNORECASE)
+_PSQL = re.compile(r"^\\.*$", re.MULTILINE)
+_SHUFFLES = 8
+
+Document = tuple[tuple[str, ...], str]
+Documents = dict[tuple[str, ...], str]
 
 
 @dataclass(frozen=True)
@@ -70,32 +77,62 @@ class Entry:
 
 
 class Store:
-    """Applies a schema and reads back what changes.
+    """Applies a schema and reads back what changes; rows that the schema inserts come first.
 
     Args:
         dsn: an empty database.
-        schema: its DDL.
+        schema: its DDL, as psql reads it; `COPY … FROM stdin` as pg_dump writes it.
+
+    Attributes:
+        generated: (table id, column) that take no value.
+        always: (table id, column) GENERATED ALWAYS AS IDENTITY: a value only on INSERT.
+        defaults: (table id, column) with a default.
+        checked: (table id, column) that a CHECK constraint of the table names.
     """
 
     def __init__(self, dsn: str, schema: str) -> None:
         self.conn = psycopg.connect(dsn, autocommit=True)
-        self.conn.execute(schema.encode())
+        try:
+            self._run_script(schema)
+        except psycopg.Error:
+            self.conn.close()
+            raise
         pin(self.conn)
         self.generated: set[tuple[str, str]] = set()
-        self.tables = self._tables()
+        self.always: set[tuple[str, str]] = set()
+        self.defaults: set[tuple[str, str]] = set()
+        self.checked: set[tuple[str, str]] = set()
+        with self.conn.transaction():
+            self.conn.execute("SET LOCAL search_path = ''")  # format_type then qualifies every type
+            self.tables = self._tables()
         rows = self.conn.execute(_REFERENCES).fetchall()
-        self.references = [Reference(table, target, tuple(own), tuple(theirs)) for table, target, own, theirs in rows]
+        self.references = [
+            Reference(table, target, tuple(own), tuple(theirs))
+            for table, target, own, theirs in rows
+            if table in self.tables and target in self.tables
+        ]
         self._at = 0
         self._batch = 0
         self._hook()
 
+    def _run_script(self, schema: str) -> None:
+        at = 0
+        for found in _COPY.finditer(schema):
+            self.conn.execute(_PSQL.sub("", schema[at : found.start()]).encode() or b";")
+            with self.conn.cursor().copy(found[1].encode()) as copy:
+                copy.write(found[2].encode())
+            at = found.end()
+        self.conn.execute(_PSQL.sub("", schema[at:]).encode())
+
     def _tables(self) -> dict[str, Table]:
         columns: dict[tuple[str, str], list[Column]] = defaultdict(list)
         keys: dict[str, list[str]] = defaultdict(list)
-        for schema, table, name, not_null, sql_type, labels, base, generated in self.conn.execute(_COLUMNS):
+        marks = (self.generated, self.always, self.defaults, self.checked)
+        for schema, table, name, not_null, sql_type, labels, base, *marked in self.conn.execute(_COLUMNS):
             columns[schema, table].append(Column(name, sql_type, not_null, None, tuple(labels), base))
-            if generated:
-                self.generated.add((f"{schema}.{table}", name))
+            for is_so, mark in zip(marked, marks, strict=True):
+                if is_so:
+                    mark.add((f"{schema}.{table}", name))
         for table, name in self.conn.execute(_KEYS):
             keys[table].append(name)
         return catalog_of(
@@ -106,28 +143,30 @@ class Store:
     def _hook(self) -> None:
         self.conn.execute(_LOG)
         for number, table in enumerate(self.tables.values()):
-            old, new = (
-                "ARRAY[" + ", ".join(f"({row}.{quote(c.name)})::text" for c in table.columns) + "]"
-                for row in ("OLD", "NEW")
+            old, new = (_texts(table, row) for row in ("OLD", "NEW"))
+            self.conn.execute(
+                "INSERT INTO difftest.log (tbl, op, new)"
+                f" SELECT {literal(table.id)}, 'I', {_texts(table, 'r')} FROM {table.sql} AS r".encode()
             )
             insert = "INSERT INTO difftest.log (tbl, op, old, new) VALUES (TG_ARGV[0], left(TG_OP, 1)"
             self.conn.execute(
                 f"CREATE FUNCTION difftest.log_{number}() RETURNS trigger LANGUAGE plpgsql SET extra_float_digits = 1"
-                f" AS $$ BEGIN CASE TG_OP WHEN 'INSERT' THEN {insert}, NULL, {new});"
+                f" AS $difftest$ BEGIN CASE TG_OP WHEN 'INSERT' THEN {insert}, NULL, {new});"
                 f" WHEN 'UPDATE' THEN {insert}, {old}, {new}); ELSE {insert}, {old}, NULL);"
-                f" END CASE; RETURN NULL; END $$".encode()
+                f" END CASE; RETURN NULL; END $difftest$".encode()
             )
+            # the name comes first in the alphabet: before triggers of the schema's own, which may write rows again
             self.conn.execute(
-                f"CREATE TRIGGER difftest AFTER INSERT OR UPDATE OR DELETE ON {table.sql} FOR EACH ROW"
-                f" EXECUTE FUNCTION difftest.log_{number}('{table.id}')".encode()
+                f'CREATE TRIGGER " difftest" AFTER INSERT OR UPDATE OR DELETE ON {table.sql} FOR EACH ROW'
+                f" EXECUTE FUNCTION difftest.log_{number}({literal(table.id)})".encode()
             )
             self.conn.execute(
                 f"CREATE FUNCTION difftest.truncate_{number}() RETURNS trigger LANGUAGE plpgsql AS $$"
                 f" BEGIN {insert}, NULL, NULL); RETURN NULL; END $$".encode()
             )
             self.conn.execute(
-                f"CREATE TRIGGER difftest_truncate AFTER TRUNCATE ON {table.sql} FOR EACH STATEMENT"
-                f" EXECUTE FUNCTION difftest.truncate_{number}('{table.id}')".encode()
+                f'CREATE TRIGGER " difftest truncate" AFTER TRUNCATE ON {table.sql} FOR EACH STATEMENT'
+                f" EXECUTE FUNCTION difftest.truncate_{number}({literal(table.id)})".encode()
             )
 
     def entries(self, split: Any) -> Iterator[Entry]:
@@ -149,9 +188,31 @@ class Store:
         at = Position(1, pos * 8, 0)
         return Entry(JournalEntry("shop", self._batch, 1, "1", 1, at, at, pos, pos, {}, {}, more=more), changes)
 
-    def documents(self, sql: str) -> dict[tuple[str, ...], str]:
-        """Key texts to document texts, as the SELECT gives them here."""
-        return {tuple(row[:-2]): row[-2] for row in self.conn.execute(sql.encode()).fetchall()}
+    def documents(self, sql: str, values: Sequence[str] = ()) -> list[Document]:
+        """Key texts and document text of each row, as the SELECT gives them here."""
+        return [(tuple(row[:-2]), row[-2]) for row in self.conn.execute(query(sql), values).fetchall()]
+
+    def shuffled(self, sql: str) -> Iterator[list[Document]]:
+        """What the SELECT gives when the same rows lie in other orders: where it differs, it does not say one thing."""
+        names = ", ".join(table.sql for table in self.tables.values())
+        with self.conn.transaction(force_rollback=True):
+            self.conn.execute("SET LOCAL session_replication_role = replica")
+            for number, table in enumerate(self.tables.values()):
+                self.conn.execute(f"CREATE TEMPORARY TABLE difftest_{number} AS SELECT * FROM {table.sql}".encode())
+            for _ in range(_SHUFFLES):
+                self.conn.execute(f"TRUNCATE {names}".encode())
+                for number, table in enumerate(self.tables.values()):
+                    given = [c.name for c in table.columns if (table.id, c.name) not in self.generated]
+                    columns = ", ".join(map(quote, given))
+                    self.conn.execute(
+                        f"INSERT INTO {table.sql} ({columns}) OVERRIDING SYSTEM VALUE"
+                        f" SELECT {columns} FROM difftest_{number} ORDER BY random()".encode()
+                    )
+                yield self.documents(sql)
+
+
+def _texts(table: Table, row: str) -> str:
+    return "ARRAY[" + ", ".join(f"({row}.{quote(c.name)})::text" for c in table.columns) + "]::text[]"
 
 
 def _changes(table: Table, op: str, old: list[str | None] | None, new: list[str | None] | None) -> Iterator[RowChange]:

@@ -1,0 +1,4 @@
+/* instep
+keys = "id"
+*/
+SELECT id, n FROM defaults

@@ -1,0 +1,4 @@
+/* instep
+key = "line"
+*/
+SELECT line FROM log

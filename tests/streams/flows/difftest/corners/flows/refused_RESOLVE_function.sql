@@ -1,0 +1,4 @@
+/* instep
+key = "id"
+*/
+SELECT id, plus_one(n) AS n FROM defaults

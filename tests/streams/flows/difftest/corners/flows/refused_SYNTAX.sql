@@ -1,0 +1,4 @@
+/* instep
+key = "id"
+*/
+SELEC id FROM defaults

@@ -1,0 +1,4 @@
+/* instep
+key = "id"
+*/
+SELECT id, (home).zip AS zip FROM hr.person

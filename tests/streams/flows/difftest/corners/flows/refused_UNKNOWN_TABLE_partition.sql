@@ -1,0 +1,4 @@
+/* instep
+key = "device"
+*/
+SELECT device, at FROM measurements_old

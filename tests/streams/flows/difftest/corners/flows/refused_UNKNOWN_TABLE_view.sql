@@ -1,0 +1,4 @@
+/* instep
+key = "Id"
+*/
+SELECT "Id" FROM gold

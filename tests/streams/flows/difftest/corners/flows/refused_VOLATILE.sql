@@ -1,0 +1,4 @@
+/* instep
+key = "id"
+*/
+SELECT id, made > now() AS later FROM defaults
