@@ -124,6 +124,19 @@ class TargetSettings(Model):
         return dict(self.model_extra or {})
 
 
+class TopicSettings(Model):
+    """What a project wants of some of its topics, beyond what Instep needs of them."""
+
+    partitions: int | None = Field(None, ge=1, description="of a new topic")
+    replication: int | None = Field(None, ge=1, description="of a new topic; default: kafka.replication")
+    config: dict[str, str] = Field(default_factory=dict, description="topic settings, `retention.ms`, …")
+
+
+Compatibility = Literal[
+    "NONE", "BACKWARD", "BACKWARD_TRANSITIVE", "FORWARD", "FORWARD_TRANSITIVE", "FULL", "FULL_TRANSITIVE"
+]
+
+
 class Settings(Model):
     """The whole of `instep.toml`."""
 
@@ -137,6 +150,12 @@ class Settings(Model):
     registry: RegistrySettings = RegistrySettings()
     state: StateSettings = StateSettings()
     targets: dict[str, TargetSettings] = Field(default_factory=dict)
+    topics: dict[str, TopicSettings] = Field(
+        default_factory=dict, description="by name, `*` as a wildcard; later ones win; see `instep plan`"
+    )
+    compatibility: dict[str, Compatibility] = Field(
+        default_factory=dict, description="level by subject, `*` as a wildcard; later ones win; see `instep plan`"
+    )
     root: Path = Field(Path("."), exclude=True, description="folder of instep.toml; relative paths start here")
 
     @field_validator("sources")

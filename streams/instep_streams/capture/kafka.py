@@ -38,7 +38,8 @@ def _roomy(kafka: KafkaSettings) -> KafkaSettings:
     return kafka.model_copy(update={"options": {"message.max.bytes": str(_LARGEST), **kafka.options}})
 
 
-def _keeping(kafka: KafkaSettings) -> dict[str, str]:
+def keeping(kafka: KafkaSettings) -> dict[str, str]:
+    """Settings of the topics that capture writes."""
     return {**KEEP, "max.message.bytes": _roomy(kafka).options["message.max.bytes"]}
 
 
@@ -50,12 +51,12 @@ def ensure_own_topics(kafka: KafkaSettings, source: str) -> None:
         KafkaFault: refused.
     """
     names = (journal_topic(source), capture_dead_letter_topic(source))
-    ensure_topics(kafka, [TopicSpec(name, 1, _keeping(kafka)) for name in names])
+    ensure_topics(kafka, [TopicSpec(name, 1, keeping(kafka)) for name in names])
 
 
 def ensure_data_topic(kafka: KafkaSettings, topic: str, wanted: int) -> int:
     """Create a data topic and give how many partitions it has; raises as `ensure_own_topics`."""
-    ensure_topics(kafka, [TopicSpec(topic, wanted, _keeping(kafka))])
+    ensure_topics(kafka, [TopicSpec(topic, wanted, keeping(kafka))])
     return partitions(kafka, topic)
 
 

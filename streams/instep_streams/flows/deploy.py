@@ -18,6 +18,7 @@ from instep_streams.flows.catalog import quote
 from instep_streams.flows.check import check
 from instep_streams.flows.compile import Plan, compile_flow
 from instep_streams.flows.evaluate import Evaluation
+from instep_streams.flows.guard import guard
 from instep_streams.flows.refusals import refuse
 from instep_streams.flows.tables import Tables
 
@@ -61,10 +62,12 @@ def deploy(conn: Connection[Any], source: str, tables: Tables, flows: Mapping[st
         ).fetchall()
         rows = conn.execute("SELECT name FROM instep.flows WHERE source = %s AND whole AND state = 'live'", (source,))
         found.whole = {name for (name,) in rows.fetchall()}
+        for table in {table for plan in plans.values() for table in plan.tables}:
+            conn.execute(f"ANALYZE {tables[table].sql}")
+        for name in sorted(found.whole):  # not those that run already: a table may grow
+            guard(conn, found.flows[name], tables)
     for (name,) in removed:
         log.warning("flow %s is removed: its documents stay in its topic as they are", name)
-    for table in {table for plan in plans.values() for table in plan.tables}:
-        conn.execute(f"ANALYZE {tables[table].sql}")
     for plan in plans.values():
         for warning in plan.warnings:
             log.info("flow %s: %s", plan.flow.name, warning)
@@ -75,7 +78,7 @@ def _register(
     conn: Connection[Any], source: str, plan: Plan, columns: tuple[DocumentColumn, ...]
 ) -> tuple[Evaluation, bool]:
     version = version_of(plan, columns)
-    keys = json.dumps([[c.name, c.type] for c in columns if c.name in plan.flow.key] + [list(plan.anchor)])
+    keys = keys_of(plan, columns)
     row = conn.execute(
         "SELECT id, version, keys = %s::jsonb AND source = %s, state FROM instep.flows WHERE name = %s",
         (keys, source, plan.flow.name),
@@ -112,6 +115,11 @@ def _index(conn: Connection[Any], tables: Tables, plan: Plan) -> None:
                 conn.execute(f"CREATE INDEX IF NOT EXISTS instep_{digest} ON {table.sql} ({listed})".encode())
         except psycopg.errors.InvalidObjectDefinition:
             raise refuse("KEY_EXPR", f"Flow {plan.flow.name}: {listed}") from None
+
+
+def keys_of(plan: Plan, columns: Sequence[DocumentColumn]) -> str:
+    """The key's columns and types and the anchor, as JSON: a deployed flow keeps them."""
+    return json.dumps([[c.name, c.type] for c in columns if c.name in plan.flow.key] + [list(plan.anchor)])
 
 
 def version_of(plan: Plan, columns: Sequence[DocumentColumn]) -> str:

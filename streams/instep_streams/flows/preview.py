@@ -1,0 +1,179 @@
+"""What deploying flows would emit: evaluated on the replica, in a transaction that is rolled back. Blocking.
+
+The worker may run meanwhile: nothing is locked and nothing of it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg
+from psycopg import Connection
+
+from instep.errors import FlowError
+from instep.flowfile import Flow
+from instep.protocols import Key
+from instep_schemas.documents import DocumentColumn, value_schema
+from instep_streams.flows.catalog import GIVEN, query, quote
+from instep_streams.flows.check import check
+from instep_streams.flows.compile import Plan, compile_flow
+from instep_streams.flows.deploy import keys_of, version_of
+from instep_streams.flows.refusals import refuse
+from instep_streams.flows.session import SCANS, open_state
+from instep_streams.flows.statements import whole_sql
+from instep_streams.flows.tables import Tables
+from instep_streams.flows.worker import failure
+
+_OUT: Final = "pg_temp.preview_out"
+_PENDING: Final = "pg_temp.preview_pending"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One key whose document would change.
+
+    Attributes:
+        key: its texts.
+        document: `row_to_json` text of the new document; None: a tombstone.
+        known: whether a document is there now.
+    """
+
+    key: Key
+    document: str | None
+    known: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What deploying one flow would do.
+
+    Attributes:
+        name: the flow's.
+        state: `new`, `changed`, `same`, `removed` (it has no file any more), `refused`.
+        version: after the deployment; empty for a refused or removed one.
+        deployed: version that is live now; empty for none.
+        added: documents that would be new.
+        changed: documents that would be different.
+        removed: documents that would vanish.
+        fault: why it is refused.
+        schema: value schema of its documents.
+        samples: some keys of each sort.
+    """
+
+    name: str
+    state: str
+    version: str = ""
+    deployed: str = ""
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    fault: str = ""
+    schema: str = ""
+    samples: tuple[Sample, ...] = ()
+
+    @property
+    def documents(self) -> int:
+        """How many documents and tombstones the worker would emit."""
+        return self.added + self.changed + self.removed
+
+
+def preview(dsn: str, source: str, flows: Mapping[str, Flow], samples: int = 3) -> list[Preview]:
+    """Evaluate flows that are new or have changed; by name. Empty when the source has no replica yet.
+
+    Args:
+        dsn: of the state database.
+        source: the source's name.
+        flows: every flow of the source, as the files define them.
+        samples: most keys of each sort to show.
+
+    Raises:
+        StateError: the state database refuses.
+        ConnectionError: it does not answer.
+    """
+    try:
+        with closing(open_state(dsn)) as conn:
+            conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+            if conn.execute("SELECT to_regclass('instep.flows') IS NULL").fetchone() == (True,):
+                return []
+            return sorted(_previews(conn, source, flows, samples), key=lambda each: each.name)
+    except psycopg.Error as exc:
+        raise failure(exc) from exc
+
+
+def _previews(conn: Connection[Any], source: str, flows: Mapping[str, Flow], samples: int) -> Iterator[Preview]:
+    tables = Tables(conn, source)
+    rows = conn.execute(
+        "SELECT name, id, version, keys::text FROM instep.flows WHERE source = %s AND state = 'live'", (source,)
+    ).fetchall()
+    live = {name: (number, version, keys) for name, number, version, keys in rows}
+    yield from (Preview(name, "removed", deployed=live[name][1]) for name in live.keys() - flows.keys())
+    for name, flow in flows.items():
+        deployed = live[name][1] if name in live else ""
+        try:
+            with conn.transaction(force_rollback=True):
+                plan = compile_flow(flow, tables.captured)
+                yield _previewed(conn, plan, check(conn, plan), live.get(name), samples)
+        except FlowError as exc:
+            yield Preview(name, "refused", deployed=deployed, fault=str(exc))
+        except (psycopg.DataError, psycopg.ProgrammingError) as exc:
+            words = (exc.diag.message_primary or str(exc)).rstrip(".")
+            yield Preview(name, "refused", deployed=deployed, fault=f"Flow {name} fails on some row: {words}.")
+
+
+def _previewed(
+    conn: Connection[Any],
+    plan: Plan,
+    columns: tuple[DocumentColumn, ...],
+    live: tuple[int, str, str] | None,
+    samples: int,
+) -> Preview:
+    version, name = version_of(plan, columns), plan.flow.name
+    schema = value_schema(name, columns, plan.flow.key)
+    if live is not None and live[1] == version:
+        return Preview(name, "same", version, version, schema=schema)
+    if live is not None:
+        same = conn.execute("SELECT %s::jsonb = %s::jsonb", (keys_of(plan, columns), live[2])).fetchone()
+        if same != (True,):
+            raise refuse("KEY_CHANGED", f"Flow {name}")
+    out = _OUT if live is None else f"instep.out_{live[0]}"
+    _evaluate(conn, plan, {column.name: column.type for column in columns}, out)
+    match = " AND ".join(f"o.{quote(key)} = p.{quote(key)}" for key in plan.flow.key)
+    joined = f'FROM {_PENDING} p LEFT JOIN {out} o ON {match} AND o."*h" IS NOT NULL'
+    counts = conn.execute(
+        f'SELECT count(*) FILTER (WHERE p."*doc" IS NOT NULL AND o."*h" IS NULL),'
+        f' count(*) FILTER (WHERE p."*doc" IS NOT NULL AND o."*h" IS NOT NULL),'
+        f' count(*) FILTER (WHERE p."*doc" IS NULL) {joined}'.encode()
+    ).fetchone() or (0, 0, 0)
+    state, deployed = ("new", "") if live is None else ("changed", live[1])
+    found = tuple(_samples(conn, plan, joined, samples))
+    added, changed, removed = map(int, counts)
+    return Preview(name, state, version, deployed, added, changed, removed, schema=schema, samples=found)
+
+
+def _evaluate(conn: Connection[Any], plan: Plan, types: Mapping[str, str], out: str) -> None:
+    keys = ", ".join(f"{quote(name)} {types[name]}" for name in plan.flow.key)
+    primary = f"PRIMARY KEY ({', '.join(map(quote, plan.flow.key))})"
+    conn.execute(f'CREATE TEMPORARY TABLE preview_pending ({keys}, "*doc" text, "*h" bigint, {primary})'.encode())
+    if out == _OUT:
+        conn.execute(f'CREATE TEMPORARY TABLE preview_out ({keys}, "*h" bigint, {primary})'.encode())
+    conn.execute("".join(f"SET LOCAL {name} = {value};" for name, value in SCANS.items()))
+    try:
+        conn.execute(whole_sql(plan, out, _PENDING))
+    except psycopg.errors.UniqueViolation:
+        raise refuse("KEY_NOT_UNIQUE", f"Flow {plan.flow.name}, key ({', '.join(plan.flow.key)})") from None
+
+
+def _samples(conn: Connection[Any], plan: Plan, joined: str, count: int) -> Iterator[Sample]:
+    texts = ", ".join(f"p.{quote(key)}::text" for key in plan.flow.key)
+    order = ", ".join(f"p.{quote(key)}" for key in plan.flow.key)
+    sort = 'p."*doc" IS NULL, o."*h" IS NULL'
+    sql = (
+        f'SELECT * FROM (SELECT {texts}, p."*doc", o."*h" IS NOT NULL, row_number() OVER (PARTITION BY {sort}'
+        f" ORDER BY {order}) AS number {joined}) AS s WHERE s.number <= {GIVEN}"
+    )
+    rows = conn.execute(query(sql), (count,)).fetchall()
+    for *key, document, known, _ in rows:
+        yield Sample(tuple(key), document, known)
