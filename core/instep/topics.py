@@ -12,9 +12,14 @@ _INVALID = re.compile(r"[^A-Za-z0-9._-]")
 MAX_NAME = 249
 
 
+def topic_name(name: str) -> str:
+    """The name with everything that Kafka does not allow replaced."""
+    return _INVALID.sub("_", name)[:MAX_NAME]
+
+
 def data_topic(source: str, schema: str, table: str) -> str:
     """The topic of one captured table, `shop.public.products`."""
-    return _INVALID.sub("_", f"{source}.{schema}.{table}")[:MAX_NAME]
+    return topic_name(f"{source}.{schema}.{table}")
 
 
 def journal_topic(source: str) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from instep.relation import Column, Relation, ReplicaIdentity
 from instep_schemas import standins
 from instep_schemas.mapping import Avro, Mapped, domain_base, labels_of, map_column, named
-from instep_schemas.wire import Unsupported, WireOptions, adjusted_name, adjusted_namespace, column_matches
+from instep_schemas.wire import Hash, Unsupported, WireOptions, adjusted_name, adjusted_namespace, column_matches
 
 SNAPSHOT_MARKERS: Final = "true,first,first_in_data_collection,last_in_data_collection,last,false,incremental"
 
@@ -33,6 +33,7 @@ class Field:
         identity: whether UPDATE and DELETE carry its old value.
         masked: (n) asterisks instead of any value, None otherwise.
         truncated: at most so many characters, None otherwise.
+        hashed: a salted hash instead of any value, None otherwise.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Field:
     identity: bool
     masked: int | None = None
     truncated: int | None = None
+    hashed: Hash | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +76,38 @@ def derive(relation: Relation, options: WireOptions) -> TableSchemas:
 
     Raises:
         Unsupported: two columns have one name in Avro (they differ by case only, or by characters that Avro lacks),
-            or a key column is left out or masked.
+            or (native profile) a key column is left out or masked.
     """
     fields = tuple(_fields(relation, options))
     _refuse_collisions(relation, fields)
     namespace = adjusted_namespace(options.source, relation.schema, relation.name)
-    by_name = {field.column.name: field for field in fields}
-    key_fields = tuple(by_name[name] for name in relation.key if name in by_name)
-    _refuse_changed_keys(relation, options)
+    key_fields = _key_fields(relation, options, fields)
     key = _key_record(namespace, key_fields, options) if key_fields else None
     key_text = None if key is None else schema_text(key)
     value = _envelope(namespace, relation, fields, options)
     return TableSchemas(namespace, fields, key_fields, key_text, schema_text(value), key, value)
+
+
+def _key_fields(relation: Relation, options: WireOptions, fields: Iterable[Field]) -> tuple[Field, ...]:
+    names = relation.key
+    if options.profile == "native":
+        _refuse_changed_keys(relation, options)
+    else:  # Debezium's column filters leave the key alone
+        plain = replace(options, exclude=(), include=(), mask=(), truncate=(), hashed=())
+        fields = _fields(relation, plain)
+        names = chosen_key(relation, options) or names
+    by_name = {field.column.name: field for field in fields}
+    return tuple(by_name[name] for name in names if name in by_name)
+
+
+def chosen_key(relation: Relation, options: WireOptions) -> tuple[str, ...]:
+    """The key columns that the settings choose for this table, in the settings' order; empty when they choose none."""
+    return tuple(
+        column.name
+        for pattern in options.keys
+        for column in relation.columns
+        if column_matches(pattern, f"{relation.table}.{column.name}")
+    )
 
 
 def _fields(relation: Relation, options: WireOptions) -> Iterable[Field]:
@@ -94,17 +116,12 @@ def _fields(relation: Relation, options: WireOptions) -> Iterable[Field]:
         qualified = f"{relation.table}.{column.name}"
         if any(column_matches(pattern, qualified) for pattern in options.exclude):
             continue
+        if options.include and not any(column_matches(pattern, qualified) for pattern in options.include):
+            continue
         mapped = map_column(column, options)
         if mapped is None:
             continue
-        masked = _filter(options.mask, qualified)
-        if masked is not None:
-            mapped = Mapped({"type": "string", "connect.parameters": {"masked": "true"}}, "text")
-        truncated = _filter(options.truncate, qualified) if mapped.codec == "text" else None
-        if truncated is not None:
-            parameters = {"truncateLength": str(truncated)}
-            mapped = Mapped({"type": "string", "connect.parameters": parameters}, "text", base=mapped.base)
-        yield Field(
+        field = Field(
             name=adjusted_name(column.name),
             column=column,
             index=index,
@@ -112,9 +129,38 @@ def _fields(relation: Relation, options: WireOptions) -> Iterable[Field]:
             optional=not column.not_null and column.name not in relation.key,
             default=standins.default_bytes(column, mapped),
             identity=full or column.identity,
-            masked=masked,
-            truncated=truncated,
         )
+        yield _changed(field, qualified, options)
+
+
+def _changed(field: Field, qualified: str, options: WireOptions) -> Field:
+    """The field as the masking settings change it; Debezium masks texts only, and marks whatever they name."""
+    mapped = field.mapped
+    text = mapped.codec == "text"
+    masked = _filter(options.mask, qualified)
+    if masked is not None and (text or options.profile == "native"):
+        avro = mapped.avro if text and options.profile == "debezium" else "string"
+        return replace(field, mapped=Mapped(_marked(avro, "masked", "true"), "text", base=mapped.base), masked=masked)
+    hashed = next((each for pattern, each in options.hashed if column_matches(pattern, qualified)), None)
+    if masked is not None or hashed is not None:
+        changed = replace(mapped, avro=_marked(mapped.avro, "masked", "true"))
+        return replace(field, mapped=changed, hashed=hashed if text else None)
+    truncated = _filter(options.truncate, qualified)
+    if truncated is not None and (text or options.profile == "debezium"):
+        changed = replace(mapped, avro=_marked(mapped.avro, "truncateLength", str(truncated)))
+        return replace(field, mapped=changed, truncated=truncated if text else None)
+    return field
+
+
+def _marked(avro: Avro, name: str, value: str) -> dict[str, Any]:
+    """The type with one more Connect parameter."""
+    if isinstance(avro, str):
+        return {"type": avro, "connect.parameters": {name: value}}
+    if "connect.parameters" in avro:
+        return {**avro, "connect.parameters": {**avro["connect.parameters"], name: value}}
+    later = ("connect.name", "connect.type", "logicalType")
+    first = {key: each for key, each in avro.items() if key not in later}
+    return {**first, "connect.parameters": {name: value}, **{key: avro[key] for key in later if key in avro}}
 
 
 def _filter(rules: Iterable[tuple[str, int]], qualified: str) -> int | None:

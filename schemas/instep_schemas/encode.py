@@ -53,8 +53,7 @@ class TableEncoder:
         self._table = table_block(relation.schema, relation.name)
         self._no_transaction: Callable[[], bytes] = lambda: _NULL
         cells = [Cells(field, options) for field in self.schemas.fields]
-        by_name = {cell.field.column.name: cell for cell in cells}
-        self._key_cells = [by_name[field.column.name] for field in self.schemas.key_fields]
+        self._key_cells = [Cells(field, options) for field in self.schemas.key_fields]
         self._after_cells = cells
         self._key = generate(self._key_cells, len(relation.columns), self._key_prefix, key=True)
         self._after = generate(cells, len(relation.columns), _SOME)

@@ -258,7 +258,7 @@ def _map_time(name: str, precision: int, options: WireOptions) -> Mapped | None:
         if precision <= 3 and options.times == "adaptive":
             return Mapped(named("int", "io.debezium.time.Time"), "time_ms")
         return Mapped(named("long", "io.debezium.time.MicroTime"), "time_us")
-    if precision <= 3:
+    if precision <= 3 and options.times != "microseconds":
         return Mapped(named("long", "io.debezium.time.Timestamp"), "timestamp_ms")
     return Mapped(named("long", "io.debezium.time.MicroTimestamp"), "timestamp_us")
 

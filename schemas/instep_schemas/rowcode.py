@@ -12,6 +12,7 @@ from typing import Any, Final
 from instep.change import Absent
 from instep_schemas import standins
 from instep_schemas.derive import Field
+from instep_schemas.masking import hashing
 from instep_schemas.values import BOOLEANS, MEMOISED, Codec, Memo, codec_of
 from instep_schemas.varint import LENGTH, SOME_LENGTH, counted
 from instep_schemas.wire import Refused, RefusedLabel, Unencodable, UnknownLabel, WireOptions
@@ -36,6 +37,8 @@ class Cells:
         if field.truncated is not None:
             limit = field.truncated
             self.codec = lambda text: counted(text.decode()[:limit].encode())
+        if field.hashed is not None:
+            self.codec = hashing(field.hashed, field.column)
         self.placeholder = standins.placeholder(field.mapped.avro, options.unavailable)
         if options.profile == "native" and self.placeholder is not None and field.mapped.codec != "label":
             self.codec = _guarded(self.codec, self.placeholder)
@@ -94,12 +97,14 @@ class Cells:
         return self.after(row) if self.field.identity or self.constant is not None else self.filler
 
     def key(self, row: Tuple) -> bytes:
-        """This column as a part of the Kafka key; never null, absent or masked."""
+        """This column as a part of the Kafka key; never absent or masked, null only where a setting chose the key."""
         cell = row[self.field.index]
+        if cell is None and self.none is not None:
+            return self.none
         if not isinstance(cell, bytes):
             raise Unencodable(self.field.column.name, "it belongs to the key and has no value")
         try:
-            return codec_of(self.field.mapped)(cell)
+            return self.some(codec_of(self.field.mapped)(cell))
         except (ValueError, LookupError) as exc:
             raise _unencodable(self.field.column.name, exc) from exc
 
@@ -168,10 +173,10 @@ def _items(parts: Sequence[bytes | str]) -> str:
 def _expression(cell: Cells, names: dict[str, Any], key: bool) -> list[bytes | str]:
     """The tuple items that write one column: source text, and constants as bytes."""
     variable = f"c{cell.field.index}"
-    optional = cell.field.optional and not key
+    optional = cell.field.optional
     codec = cell.field.mapped.codec
     function = f"f{cell.field.index}"
-    if codec == "text" and cell.field.truncated is None:
+    if codec == "text" and cell.field.truncated is None and cell.field.hashed is None:
         some = cell.some_prefix if optional else b""
         names[function] = _sized(cell, some)
         return _text_items(cell, variable, function, optional)

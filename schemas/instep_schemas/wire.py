@@ -54,6 +54,20 @@ class Unsupported(InstepError):
     """A table whose columns cannot be told apart in Avro (their adjusted names collide)."""
 
 
+class Hash(NamedTuple):
+    """How a column's texts are hashed.
+
+    Attributes:
+        algorithm: hashlib's name.
+        salt: goes in front of the value.
+        serialized: hash Java's serialized form of the string, as Debezium's first version does.
+    """
+
+    algorithm: str
+    salt: str
+    serialized: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class WireOptions:
     """What one source writes; the names in brackets are Debezium's settings.
@@ -74,8 +88,11 @@ class WireOptions:
         tombstones: whether a null value follows each delete [tombstones.on.delete].
         transactions: whether records name their transaction [provide.transaction.metadata].
         exclude: regular expressions of `schema.table.column`: not written [column.exclude.list].
+        include: the same: what does not match is not written, when there are any [column.include.list].
+        keys: the same, in order: the Kafka key's columns of the tables that have any [message.key.columns].
         mask: (expression, n): n asterisks instead of the value [column.mask.with.n.chars].
         truncate: (expression, n): at most n characters [column.truncate.to.n.chars].
+        hashed: (expression, hash): a salted hash instead of the value [column.mask.hash.algorithm.with.salt.salt].
         money_digits: the store's fraction digits of `money` [money.fraction.digits].
         version: told in each record's source block.
         connector: told in each record's source block.
@@ -85,7 +102,7 @@ class WireOptions:
     database: str
     profile: Profile = "native"
     decimals: Literal["precise", "string", "double"] = "precise"
-    times: Literal["adaptive", "adaptive_time_microseconds", "connect", "isostring"] = "adaptive"
+    times: Literal["adaptive", "adaptive_time_microseconds", "microseconds", "connect", "isostring"] = "adaptive"
     intervals: Literal["numeric", "string"] = "numeric"
     binary: Literal["bytes", "base64", "base64-url-safe", "hex"] = "bytes"
     hstore: Literal["json", "map"] = "json"
@@ -93,8 +110,11 @@ class WireOptions:
     tombstones: bool = True
     transactions: bool = False
     exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
     mask: tuple[tuple[str, int], ...] = ()
     truncate: tuple[tuple[str, int], ...] = ()
+    hashed: tuple[tuple[str, Hash], ...] = ()
     money_digits: int = 2
     version: str = CONNECTOR_VERSION
     connector: str = "postgresql"
@@ -143,8 +163,8 @@ EXCEPTIONS: Final[Mapping[str, Deviation]] = {
     ),
     "unknown-key": Deviation(
         "A delete under REPLICA IDENTITY USING INDEX that leaves the primary key out gets a key of zeros.",
-        "Unencodable: a made-up key would delete nothing, or another row. (Capture keys such a table by that index, "
-        "so that this cannot happen.) An update of the index stays an update under the key it has.",
+        "Unencodable: a made-up key would delete nothing, or another row. An update of the index stays an update under "
+        "the key it has. (The native profile keys such a table by that index, so that this cannot happen.)",
     ),
     "date-infinity": Deviation(
         "The infinities of a date differ between snapshot and stream.",

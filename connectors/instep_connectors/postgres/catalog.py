@@ -66,10 +66,18 @@ ORDER BY a.attrelid, a.attnum"""
 
 
 class Catalog:
-    """Reads relations and types; remembers neither tables nor labels, because both change."""
+    """Reads relations and types; remembers neither tables nor labels, because both change.
 
-    def __init__(self, conn: Connection) -> None:
+    Args:
+        conn: to the store.
+        primary_first: the Kafka key is the primary key wherever there is one, also where the replica identity is
+            another index, and else a unique index, also where the replica identity is not (as Debezium has it):
+            deletes of such a table do not tell their key.
+    """
+
+    def __init__(self, conn: Connection, *, primary_first: bool = False) -> None:
         self._conn = conn
+        self._primary_first = primary_first
 
     def relations(self, columns_of: Mapping[int, Sequence[str] | None]) -> dict[int, Relation]:
         """The tables as they are now, by OID; tables that are gone are left out.
@@ -92,7 +100,7 @@ class Catalog:
                 )
             )  # fmt: skip
         tables = self._conn.execute(_TABLES, (oids,)).fetchall()
-        return {row[0]: _relation(row, columns[row[0]]) for row in tables}
+        return {row[0]: _relation(row, columns[row[0]], self._primary_first) for row in tables}
 
     def joined(self, message: RelationMessage) -> Relation:
         """The table as the message says it was, completed from the catalog."""
@@ -100,7 +108,7 @@ class Catalog:
         known = self.relations({message.oid: wanted}).get(message.oid)
         types, not_null = self._types({column.type_oid for column in message.columns})
         texts = self._sql_types(message.columns)
-        return join(message, known, types, not_null, texts)
+        return join(message, known, types, not_null, texts, primary_first=self._primary_first)
 
     def _sql_types(self, columns: Sequence[RelationColumn]) -> list[str]:
         rows = self._conn.execute(
@@ -136,14 +144,17 @@ def _refuses_null(oid: int, rows: Mapping[int, tuple[Any, ...]]) -> bool:
     return kind == "d" and (required or (base in rows and _refuses_null(base, rows)))
 
 
-def _relation(row: tuple[Any, ...], columns: list[Column]) -> Relation:
+def _relation(row: tuple[Any, ...], columns: list[Column], primary_first: bool) -> Relation:
     oid, schema, name, identity_code, primary, identity_index, unique = row
     identity = ReplicaIdentity(identity_code)
     if identity is ReplicaIdentity.FULL:
         flagged = {column.name for column in columns}
     else:
         flagged = set((primary if identity is ReplicaIdentity.DEFAULT else identity_index) or ())
-    key, is_primary = _key(identity, primary, identity_index, unique)
+    if primary_first and primary:
+        key, is_primary = tuple(primary), True
+    else:
+        key, is_primary = _key(identity, primary, identity_index, unique)
     names = {column.name for column in columns}
     if not names.issuperset(key):  # a column list that leaves the key out
         key, is_primary = (), False
@@ -174,6 +185,8 @@ def join(
     types: Mapping[int, Type],
     not_null: frozenset[int],
     sql_types: Sequence[str],
+    *,
+    primary_first: bool = False,
 ) -> Relation:
     """Complete a RELATION message with what the catalog knows of the same table.
 
@@ -183,6 +196,7 @@ def join(
         types: every type the message names.
         not_null: domains that refuse NULL.
         sql_types: `format_type` of each column, in order.
+        primary_first: see `Catalog`.
     """
     now = {column.name: column for column in known.columns} if known else {}
     columns = []
@@ -200,6 +214,8 @@ def join(
         )  # fmt: skip
     identity = ReplicaIdentity(message.replica_identity)
     key, primary = _joined_key(message, known, identity)
+    if primary_first and known is not None and known.key and {c.name for c in columns} >= set(known.key):
+        key, primary = known.key, known.primary_key
     return Relation(message.oid, message.schema, message.name, tuple(columns), key, identity, primary)
 
 

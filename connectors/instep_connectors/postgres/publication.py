@@ -134,10 +134,7 @@ def check_publication(conn: Connection, name: str, patterns: Sequence[str]) -> l
         "SELECT pubinsert, pubupdate, pubdelete, pubtruncate FROM pg_publication WHERE pubname = %s", (name,)
     ).fetchone()
     if flags is None:
-        raise SourceError(
-            f"The publication {name} is gone: what is written without it is lost to the slot.",
-            "Find out who dropped it; then drop the slot and capture under a new source name.",
-        )
+        raise missing_publication(name)
     missing = [
         op for op, published in zip(("insert", "update", "delete", "truncate"), flags, strict=True) if not published
     ]
@@ -155,6 +152,14 @@ def check_publication(conn: Connection, name: str, patterns: Sequence[str]) -> l
             f"ALTER PUBLICATION {name} ADD TABLE …; or correct the source's `tables`.",
         )
     return found
+
+
+def missing_publication(name: str) -> SourceError:
+    """The error for a publication that is gone."""
+    return SourceError(
+        f"The publication {name} is gone: what is written without it is lost to the slot.",
+        "Find out who dropped it; then drop the slot and capture under a new source name.",
+    )
 
 
 def check_readable(conn: Connection, tables: Sequence[Published]) -> None:

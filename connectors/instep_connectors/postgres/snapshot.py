@@ -84,9 +84,17 @@ class Snapshot:
             self.close()
             raise
 
-    def relations(self, tables: Sequence[Published]) -> dict[int, Relation]:
-        """The tables' definitions as of the snapshot, by OID."""
-        return Catalog(self._conn).relations({table.oid: table.columns for table in tables})
+    def next_transaction(self) -> int:
+        """The first transaction id that the snapshot does not see, 32 bits."""
+        row = self._conn.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint").fetchone()
+        assert row is not None
+        return int(row[0]) & 0xFFFFFFFF
+
+    def relations(self, tables: Sequence[Published], *, primary_first: bool = False) -> dict[int, Relation]:
+        """The tables' definitions as of the snapshot, by OID; `primary_first`: see `Catalog`."""
+        return Catalog(self._conn, primary_first=primary_first).relations(
+            {table.oid: table.columns for table in tables}
+        )
 
     def rows(self, table: Published, relation: Relation) -> Iterator[TextRow]:
         """Every row of a table, columns in the relation's order.

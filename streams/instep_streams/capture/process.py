@@ -13,6 +13,7 @@ from instep.errors import Advice, advice
 from instep.settings import Settings
 from instep_connectors.kafka import Fenced
 from instep_connectors.postgres.session import store_failure
+from instep_streams.capture.options import Compatible
 from instep_streams.capture.session import Session
 from instep_streams.capture.task import Task
 
@@ -23,8 +24,8 @@ _SWITCH_S = 0.0005
 """Reader and publisher share one interpreter: the default of 5 ms would be most of a batch's latency."""
 
 
-async def run(settings: Settings, source: str, stop: asyncio.Event) -> None:
-    """Capture one source until `stop` is set.
+async def run(settings: Settings, source: str, stop: asyncio.Event, compatible: Compatible | None = None) -> None:
+    """Capture one source until `stop` is set; with `compatible` as Debezium would.
 
     Passing faults (store, broker or registry away) never end it.
 
@@ -33,7 +34,7 @@ async def run(settings: Settings, source: str, stop: asyncio.Event) -> None:
     """
     flag = threading.Event()
     sys.setswitchinterval(_SWITCH_S)
-    work = asyncio.create_task(asyncio.to_thread(_capture, settings, source, flag))
+    work = asyncio.create_task(asyncio.to_thread(_capture, settings, source, flag, compatible))
     waiting = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -43,7 +44,7 @@ async def run(settings: Settings, source: str, stop: asyncio.Event) -> None:
     await work
 
 
-def _capture(settings: Settings, source: str, flag: threading.Event) -> None:
+def _capture(settings: Settings, source: str, flag: threading.Event, compatible: Compatible | None) -> None:
     pause, told = _FIRST_PAUSE_S, ""
 
     def ready() -> None:
@@ -53,7 +54,7 @@ def _capture(settings: Settings, source: str, flag: threading.Event) -> None:
     def idle(seconds: float) -> bool:
         return flag.wait(seconds) if seconds else flag.is_set()
 
-    task = Task(settings, source, idle)
+    task = Task(settings, source, idle, compatible)
     while not flag.is_set():
         try:
             Session(task, ready).run()

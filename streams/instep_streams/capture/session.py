@@ -6,8 +6,9 @@ Any fault ends it; the next starts from the journal again, so that no state in m
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from enum import Enum, auto
 
 from instep.change import format_lsn
@@ -16,8 +17,18 @@ from instep.topics import capture_dead_letter_topic, journal_topic, value_subjec
 from instep_connectors.postgres import slot as slots
 from instep_connectors.postgres.catalog import Catalog
 from instep_connectors.postgres.pgoutput import RelationMessage
-from instep_connectors.postgres.publication import check_publication, check_readable, ensure_publication
+from instep_connectors.postgres.publication import (
+    Published,
+    check_publication,
+    check_readable,
+    ensure_publication,
+    matcher,
+    missing_publication,
+    publication_exists,
+    published_tables,
+)
 from instep_connectors.postgres.replication import ReplicationConnection
+from instep_connectors.postgres.selection import open_publication, selected, with_columns
 from instep_connectors.postgres.session import connect
 from instep_schemas.client import RegistryClient
 from instep_schemas.records import schema_text
@@ -26,6 +37,7 @@ from instep_streams.capture.batch import Origin, captured_lsn
 from instep_streams.capture.deadletters import DeadLetters
 from instep_streams.capture.kafka import BatchPublisher, ensure_data_topic, ensure_own_topics, largest_value, last_entry
 from instep_streams.capture.publishing import PublishingThread
+from instep_streams.capture.sidetopics import SideTopics
 from instep_streams.capture.snapshotting import Snapshotting
 from instep_streams.capture.streaming import Streaming
 from instep_streams.capture.tables import CapturedTable, Tables
@@ -116,24 +128,51 @@ class Session:
         if last is not None:
             slots.check_identity((identity.system, identity.timeline), (last.system, last.timeline))
         epoch = last.epoch if last else 1
+        compatible = self._task.compatible
         origin = Origin(self._task.source, epoch, identity.system, identity.timeline)
         self._publisher.describe(origin, self._entry_schema, last.batch if last else 0)
         publishing = PublishingThread(self._publisher.publish, f"publish {self._task.source}")
         stack.callback(publishing.close)
         stack.callback(self._publisher.close)  # first: it makes a publishing thread that waits for Kafka give up
-        options = WireOptions(self._task.source, server.database)
-        tables = Tables(options, self._registry, self._own.tables, self._make_topic)
-        largest = largest_value(self._task.settings.kafka)
-        self._parts = Parts(self._control, publishing, tables, options, self._dead_letters, epoch, largest)
+        self._parts = self._make_parts(publishing, server.database, epoch)
         start = choose_start(self._own.slot, self._look(server.database), last)
         if start is not Start.STREAM:
-            published = ensure_publication(self._control, self._own.publication, self._own.tables)
+            published = self._publish()
             check_readable(self._control, published)
             last = Snapshotting(self._task, self._parts, replication, published).run(last)
             replication.close()
             replication = self._replicate(stack)
-        if last is not None:
+        if last is not None and compatible is not None and compatible.snapshot == "initial_only":
+            log.info("the snapshot is complete; snapshot.mode=initial_only streams nothing")
+            while not self._task.idle(1.0):
+                pass
+        elif last is not None:
             self._stream(replication, server, last)
+
+    def _make_parts(self, publishing: PublishingThread, database: str, epoch: int) -> Parts:
+        compatible = self._task.compatible
+        largest = largest_value(self._task.settings.kafka)
+        if compatible is None:
+            options = WireOptions(self._task.source, database)
+            names = matcher(self._own.tables)
+            tables = Tables(options, self._registry, lambda s, t: bool(names.fullmatch(f"{s}.{t}")), self._make_topic)
+            return Parts(self._control, publishing, tables, options, self._dead_letters, epoch, largest)
+        options = replace(compatible.wire, database=database)
+        tables = Tables(options, self._registry, compatible.selection.wants, self._make_topic)
+        return Parts(
+            self._control, publishing, tables, options, self._dead_letters, epoch, largest, compatible,
+            compatible.headers(), SideTopics(compatible, options, self._registry, self._make_topic),
+        )  # fmt: skip
+
+    def _publish(self) -> Sequence[Published]:
+        """Make or check the publication, and give the tables to copy."""
+        name, compatible = self._own.publication, self._task.compatible
+        if compatible is None:
+            return ensure_publication(self._control, name, self._own.tables)
+        open_publication(
+            self._control, name, compatible.publication, compatible.selection, via_root=compatible.via_root
+        )  # fmt: skip
+        return with_columns(self._control, selected(self._control, compatible.selection), name)
 
     def _replicate(self, stack: ExitStack) -> ReplicationConnection:
         replication = ReplicationConnection(self._task.dsn, self._task.application)
@@ -158,7 +197,12 @@ class Session:
         if slot is None:
             raise slots.missing_slot(self._own.slot, captured)
         slots.check_resume(slot, captured)
-        published = check_publication(self._control, self._own.publication, self._own.tables)
+        if self._task.compatible is None:
+            published = check_publication(self._control, self._own.publication, self._own.tables)
+        elif publication_exists(self._control, self._own.publication):
+            published = published_tables(self._control, self._own.publication)
+        else:
+            raise missing_publication(self._own.publication)
         self._known = {table.oid for table in published}
         transactions = Transactions(self._parts, self._describe, self._relax, last)
         status_s = min(10.0, server.sender_timeout_s * 0.75) if server.sender_timeout_s else 10.0
@@ -178,7 +222,8 @@ class Session:
                 message.schema,
                 message.name,
             )
-        return self._patiently(lambda: self._parts.tables.captured(Catalog(self._control).joined(message)))
+        catalog = Catalog(self._control, primary_first=self._task.compatible is not None)
+        return self._patiently(lambda: self._parts.tables.captured(catalog.joined(message)))
 
     def _relax(self, table: CapturedTable, column: str) -> CapturedTable:
         return self._patiently(lambda: self._parts.tables.relaxed(table, column))

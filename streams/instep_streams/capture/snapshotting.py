@@ -14,7 +14,7 @@ import json
 import logging
 import select
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import psycopg
@@ -22,9 +22,11 @@ import psycopg
 from instep.change import Op, Position, format_lsn
 from instep.failpoints import hit
 from instep.journal import JournalEntry
+from instep.relation import Relation
 from instep_connectors.postgres import slot as slots
 from instep_connectors.postgres.publication import Published
 from instep_connectors.postgres.replication import NewSlot, ReplicationConnection
+from instep_connectors.postgres.selection import matches
 from instep_connectors.postgres.session import passing
 from instep_connectors.postgres.snapshot import Snapshot, TextRow
 from instep_schemas.envelope import SourceBlock, time_stamp
@@ -40,6 +42,10 @@ log = logging.getLogger(__name__)
 _MAX_SEQ: Final = 0xFFFFFFFF
 _LOOK_AT_SLOT_S: Final = 2.0
 _TELL_S: Final = 10.0
+
+
+SnapshotRow = tuple[int, CapturedTable, TextRow]
+"""A row with its table, and that table's number."""
 
 
 class Stopped(Exception):
@@ -121,35 +127,67 @@ class Snapshotting:
             self._position = Position(self._parts.epoch, new.lsn - 1, 0)
             self._state["lsn"] = format_lsn(new.lsn)
             self._taken_us = time.time_ns() // 1000
-            source = SourceBlock(self._parts.options, committed_us=self._taken_us, transaction=None, snapshot="true")
-            relations = snapshot.relations(self._published)
-            tables = [(p, self._parts.tables.captured(relations[p.oid])) for p in self._published]
-            if clear:
-                for _, table in tables:
-                    add_truncate(self._batch, table, source, new.lsn, self._stamp, self._next())
-            for published, table in tables:
-                self._state |= {"table": table.name, "rows": self._rows}
-                rows = snapshot.rows(published, table.encoder.relation)
-                self._copy_table(table, rows, source, new.lsn, last_table=published is self._published[-1])
+            compatible = self._parts.compatible
+            source = SourceBlock(
+                self._parts.options, committed_us=self._taken_us,
+                transaction=snapshot.next_transaction() if compatible else None, snapshot="true",
+            )  # fmt: skip
+            relations = snapshot.relations(self._published, primary_first=compatible is not None)
+            tables = self._capture(relations)
+            if clear and not (compatible and Op.TRUNCATE in compatible.skipped):
+                self._clear(tables, source, new.lsn)
+            self._copy_tables(self._all_rows(snapshot, relations, tables), source, new.lsn)
         finally:
             snapshot.close()
         self._hand(more=False)
         self._settle()
         seconds = time.monotonic() - started
         log.info(
-            "snapshot at %s: %d rows of %d tables in %.1f s", format_lsn(new.lsn), self._rows, len(tables), seconds
-        )
+            "snapshot at %s: %d rows of %d tables in %.1f s",
+            format_lsn(new.lsn), self._rows, len(self._published), seconds,
+        )  # fmt: skip
 
-    def _copy_table(
-        self, table: CapturedTable, rows: Iterator[TextRow], source: SourceBlock, lsn: int, *, last_table: bool
-    ) -> None:
-        blocks = {
-            name: source.marked(name) for name in ("first", "first_in_data_collection", "last_in_data_collection")
-        }
-        blocks |= {"last": source.marked("last"), "true": source}
-        first = "first" if self._rows == 0 else "first_in_data_collection"
-        last = "last" if last_table else "last_in_data_collection"
-        for marker, row in marked(rows, first, last):
+    def _capture(self, relations: Mapping[int, Relation]) -> dict[int, CapturedTable]:
+        """Register the tables' schemas; like Debezium's, a compatible capture does so with each table's first row."""
+        if self._parts.compatible is None:
+            return {p.oid: self._parts.tables.captured(relations[p.oid]) for p in self._published}
+        for published in self._published:
+            self._parts.tables.check(relations[published.oid])
+        return {}
+
+    def _clear(self, tables: Mapping[int, CapturedTable], source: SourceBlock, lsn: int) -> None:
+        for table in tables.values():
+            value = table.encoder.envelope(Op.TRUNCATE, None, None, source, lsn, self._stamp)
+            add_truncate(self._batch, table, value, self._next(), self._parts.headers)
+
+    def _all_rows(
+        self, snapshot: Snapshot, relations: Mapping[int, Relation], tables: Mapping[int, CapturedTable]
+    ) -> Iterator[SnapshotRow]:
+        """Every row to copy, with its table and the table's number."""
+        for number, published in enumerate(self._published):
+            if not self._copied(published):
+                continue
+            relation, table = relations[published.oid], tables.get(published.oid)
+            for row in snapshot.rows(published, relation):
+                if table is None:
+                    table = self._parts.tables.captured(relation)
+                yield number, table, row
+
+    def _copied(self, published: Published) -> bool:
+        """Whether the settings want the table's rows."""
+        compatible = self._parts.compatible
+        if compatible is None:
+            return True
+        wanted = compatible.snapshot_tables
+        return compatible.snapshot != "no_data" and (not wanted or matches(wanted, published.table))
+
+    def _copy_tables(self, rows: Iterator[SnapshotRow], source: SourceBlock, lsn: int) -> None:
+        blocks = {name: source.marked(name) for name in ("first", "first_in_data_collection")}
+        blocks |= {name: source.marked(name) for name in ("last_in_data_collection", "last")}
+        blocks["true"] = source
+        for marker, table, row in marked(rows):
+            if self._state.get("table") != table.name:
+                self._state |= {"table": table.name, "rows": self._rows}
             self._add(table, row, blocks[marker], lsn)
             if self._batch.changes >= self._task.own.batch_changes or self._batch.size >= MAX_BATCH_BYTES:
                 self._hand(more=True)
@@ -160,7 +198,7 @@ class Snapshotting:
         batch, position = self._batch, self._next()
         try:
             encoded = table.encoder.records(Op.READ, None, row, source, lsn, self._stamp)
-            records, size = framed(table, encoded, position, self._parts.largest)
+            records, size = framed(table, encoded, position, self._parts.largest, self._parts.headers)
         except Unencodable as fault:
             record = self._parts.dead_letters.record(table, position, Op.READ, None, row, fault)
             batch.records.append(record)
@@ -214,14 +252,23 @@ class Snapshotting:
             log.info("snapshot: %d rows so far, now %s", self._rows, self._state.get("table"))
 
 
-def marked(rows: Iterable[TextRow], first: str, last: str) -> Iterator[tuple[str, TextRow]]:
-    """Pair each row with its Debezium snapshot marker; a table's only row is its last."""
-    marker = first
-    held: TextRow | None = None
-    for row in rows:
+def marked(rows: Iterable[SnapshotRow]) -> Iterator[tuple[str, CapturedTable, TextRow]]:
+    """Give each row its Debezium snapshot marker: `first` only in the first table, `last` wherever the last row is."""
+    held: SnapshotRow | None = None
+    before = -1
+    for after in rows:
         if held is not None:
-            yield marker, held
-            marker = "true"
-        held = row
+            yield _marker(before, held[0], after[0]), held[1], held[2]
+            before = held[0]
+        held = after
     if held is not None:
-        yield last, held
+        yield "last", held[1], held[2]
+
+
+def _marker(before: int, table: int, after: int) -> str:
+    """The marker of a row of `table`, with the tables of the rows around it."""
+    if before != table == 0:
+        return "first"
+    if after != table:
+        return "last_in_data_collection"
+    return "first_in_data_collection" if before != table else "true"

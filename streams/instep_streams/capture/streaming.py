@@ -65,6 +65,10 @@ class Streaming:
         self._moved_at = now
         self._since: float | None = None
         self._passed = 0
+        self._compatible = parts.compatible
+        self._side = parts.side
+        self._heartbeat_at = 0.0
+        self._reached: Position | None = None
         self._asked = False
         self._deaf = False
         self._drained = False
@@ -134,6 +138,7 @@ class Streaming:
         hit("capture.committed")
         self._moved_at = time.monotonic()
         self._measure(entry)
+        self._reached = entry.last
         captured = captured_lsn(entry)
         if captured > self._confirmed:
             self._confirmed = captured
@@ -160,6 +165,7 @@ class Streaming:
         now = time.monotonic()
         if now - self._status_at >= self._status_s:
             self._send_status(ask=True)
+        self._tell(now)
         if not self._idle():
             return
         quiet = now - self._moved_at >= self._settings.heartbeat_s
@@ -172,6 +178,25 @@ class Streaming:
             self._moved_at = now
             self._heartbeat()
         self._asked = False
+
+    def _tell(self, now: float) -> None:
+        """Debezium's heartbeat: a record of its own, and a statement that the settings name."""
+        compatible, batch = self._compatible, self._transactions.batch
+        if self._side is None or compatible is None or not compatible.heartbeat_s:
+            return
+        if now - self._heartbeat_at < compatible.heartbeat_s or self._transactions.open or self._publishing.busy:
+            return
+        if batch.last is None and self._reached is None:
+            return  # the journal's last entry may be half a transaction: nothing may be said behind it yet
+        self._heartbeat_at = now
+        batch.records.append(self._side.heartbeat())
+        if batch.last is None and self._reached is not None:
+            batch.pass_by(self._reached, time.time_ns() // 1000)
+        if compatible.heartbeat_query:
+            try:
+                self._control.execute(compatible.heartbeat_query.encode())
+            except psycopg.Error as exc:
+                log.warning("heartbeat.action.query failed: %s", " ".join(str(exc).split()))
 
     def _heartbeat(self) -> None:
         """Write a few bytes of WAL: restart_lsn moves only while this database's own WAL is decoded.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -16,7 +16,6 @@ from instep.errors import RegistryError, SourceError
 from instep.relation import Relation
 from instep.topics import data_topic, key_subject, value_subject
 from instep_connectors.postgres.pgoutput import RelationMessage
-from instep_connectors.postgres.publication import matcher
 from instep_schemas.derive import derive
 from instep_schemas.encode import TableEncoder, compile_encoder
 from instep_schemas.wire import Unsupported, WireOptions
@@ -65,23 +64,38 @@ class Tables:
     Args:
         options: how the source is written.
         registry: holds the schemas.
-        patterns: the source's `tables`.
+        wanted: tells by schema and name whether the settings name a table.
         make_topic: creates the topic when it is missing and gives its number of partitions.
     """
 
     def __init__(
-        self, options: WireOptions, registry: Registry, patterns: Sequence[str], make_topic: Callable[[str], int]
+        self,
+        options: WireOptions,
+        registry: Registry,
+        wanted: Callable[[str, str], bool],
+        make_topic: Callable[[str], int],
     ) -> None:
         self._options = options
         self._registry = registry
-        self._wanted = matcher(patterns)
+        self._wanted = wanted
         self._make_topic = make_topic
         self._topics: dict[str, str] = {}
         self._partitions: dict[str, int] = {}
 
     def wanted(self, message: RelationMessage) -> bool:
         """Whether the settings name this table."""
-        return self._wanted.fullmatch(f"{message.schema}.{message.name}") is not None
+        return self._wanted(message.schema, message.name)
+
+    def check(self, relation: Relation) -> None:
+        """Check that a table can be written, before any of its rows is there.
+
+        Raises:
+            SourceError: two of its columns share a name in Kafka.
+        """
+        try:
+            derive(relation, self._options)
+        except Unsupported as exc:
+            raise SourceError(exc.cause, exc.remedy) from None
 
     def captured(self, relation: Relation) -> CapturedTable:
         """Register the schemas of this version of a table and compile its encoder.

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from instep.settings import Settings, SourceSettings
 from instep_connectors.postgres.slot import Connection
 from instep_schemas.wire import WireOptions
+from instep_streams.capture.batch import Headers
 from instep_streams.capture.deadletters import DeadLetters
+from instep_streams.capture.options import Compatible
 from instep_streams.capture.publishing import PublishingThread
+from instep_streams.capture.sidetopics import SideTopics
 from instep_streams.capture.tables import Tables
 
 
@@ -21,11 +24,13 @@ class Task:
         settings: of the project.
         source: name of the source.
         idle: sleeps for so many seconds at most; true when the process should stop.
+        compatible: write what Debezium would; None: Instep's own profile.
     """
 
     settings: Settings
     source: str
     idle: Callable[[float], bool]
+    compatible: Compatible | None = None
 
     @property
     def own(self) -> SourceSettings:
@@ -59,6 +64,9 @@ class Parts:
         dead_letters: writes what cannot be encoded.
         epoch: of the positions.
         largest: the most bytes a record's value may have.
+        compatible: see `Task`.
+        headers: Debezium's headers of every data record; None: each has its position instead.
+        side: makes Debezium's other topics, None in Instep's own profile.
     """
 
     control: Connection
@@ -68,3 +76,6 @@ class Parts:
     dead_letters: DeadLetters
     epoch: int
     largest: int
+    compatible: Compatible | None = None
+    headers: Headers | None = None
+    side: SideTopics | None = None

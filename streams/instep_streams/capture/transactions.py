@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from instep.change import ABSENT, POSITION_HEADER, Op, Position
@@ -24,6 +25,7 @@ from instep_streams.capture.batch import (
     Record,
     dropped_prefix,
 )
+from instep_streams.capture.sidetopics import SideTopics, TransactionCounter
 from instep_streams.capture.tables import CapturedTable
 from instep_streams.capture.task import Parts
 
@@ -61,6 +63,14 @@ class Transactions:
         self._dropped = dropped_prefix(last)
         self._unfinished = last.last.lsn if last is not None and last.more else None
         self._tables: dict[int, CapturedTable | None] = {}
+        self._undescribed: dict[int, pgoutput.RelationMessage] = {}
+        self._headers = parts.headers
+        self._side = parts.side
+        compatible = parts.compatible
+        self._skipped = compatible.skipped if compatible else frozenset()
+        self._skip_unchanged = compatible is not None and compatible.skip_unchanged
+        counted = parts.side is not None and compatible is not None and compatible.transaction_topic is not None
+        self._counter = TransactionCounter(parts.side) if counted and parts.side is not None else None
         self._skip = 0
         self._seq = 0
         self._lsn = 0
@@ -109,6 +119,8 @@ class Transactions:
         self._seq = 0
         self._ours = False
         self._skip = self._dropped(begin.lsn)
+        if self._counter is not None:
+            self._counter.start(begin.xid, begin.committed_us, begun=self._skip > 0)
         self._stamp = time_stamp(time.time_ns())
         self._source = SourceBlock(
             self._options, committed_us=begin.committed_us, transaction=begin.xid, last_commit=self._last_commit
@@ -125,6 +137,9 @@ class Transactions:
         self._last_commit = commit.end_lsn
         if self._skip == -1:
             return
+        if self._counter is not None and (self._counter.begun or not self._ours):
+            self.batch.records += self._counter.end(commit.end_lsn)
+            self.batch.pass_by(Position(self._epoch, self._lsn, max(self._seq - 1, 0)), self._committed_us)
         if self._ours:
             self.due = True
             self.batch.pass_by(Position(self._epoch, self._lsn, self._seq), self._committed_us)
@@ -134,16 +149,59 @@ class Transactions:
             self.batch.pass_by(Position(self._epoch, self._lsn, max(self._seq - 1, 0)), self._committed_us)
 
     def _relation(self, message: pgoutput.RelationMessage, lsn: int) -> None:
-        self._tables[message.oid] = self._describe(message)
+        if self._side is None:
+            self._tables[message.oid] = self._describe(message)
+        else:  # Debezium registers a schema with the first record that uses it
+            self._undescribed[message.oid] = message
 
     def _message(self, message: pgoutput.LogicalMessage, lsn: int) -> None:
-        self._ours = self._ours or (message.transactional and message.prefix == MESSAGE_PREFIX)
+        if message.prefix == MESSAGE_PREFIX:
+            self._ours = self._ours or message.transactional
+        elif self._side is not None and message.transactional:
+            self._own_message(self._side, message)
+        elif self._side is not None and self._dropped(message.lsn) == 0 and self._side.wants(message):
+            # it stands alone, also one that was written within a transaction
+            now_us = time.time_ns() // 1000
+            self._last_commit = message.lsn
+            source = SourceBlock(
+                self._options, committed_us=now_us, transaction=None, last_commit=message.lsn
+            )  # fmt: skip
+            self.batch.records.append(self._side.message(message, source, b"\x00"))
+            self.batch.reach(Position(self._epoch, message.lsn, 0), now_us)
+
+    def _own_message(self, side: SideTopics, message: pgoutput.LogicalMessage) -> None:
+        """A message that is part of its transaction."""
+        seq = self._seq
+        self._seq = seq + 1
+        dropped = self._skip < 0 or seq < self._skip
+        if not side.wants(message) or self._skip < 0 or (dropped and self._counter is None):
+            return
+        block = b"\x00"
+        if self._counter is not None:
+            if not dropped:
+                self.batch.records += self._counter.begin(message.lsn)
+            block = self._counter.message(message.lsn)
+        if not dropped:
+            self.batch.records.append(side.message(message, self._source, block))
+            self.batch.reach(Position(self._epoch, self._lsn, seq), self._committed_us)
 
     def _insert(self, message: pgoutput.Insert, lsn: int) -> None:
         self._change(message.oid, Op.CREATE, None, message.new, lsn)
 
     def _update(self, message: pgoutput.Update, lsn: int) -> None:
+        if self._skip_unchanged and message.full and self._unchanged(message):
+            self._seq += 1
+            return
         self._change(message.oid, Op.UPDATE, message.old, message.new, lsn)
+
+    def _unchanged(self, message: pgoutput.Update) -> bool:
+        """Whether no captured column has changed; `old` is the whole old row."""
+        table = self._table(message.oid)
+        if table is None or message.old is None:
+            return False
+        old, new = message.old, message.new
+        written = (field.index for field in table.encoder.schemas.fields)
+        return all(new[index] is ABSENT or new[index] == old[index] for index in written)
 
     def _delete(self, message: pgoutput.Delete, lsn: int) -> None:
         self._change(message.oid, Op.DELETE, message.old, None, lsn)
@@ -151,7 +209,8 @@ class Transactions:
     def _change(self, oid: int, op: Op, old: RawRow | None, new: RawRow | None, lsn: int) -> None:
         seq = self._seq
         self._seq = seq + 1
-        if self._skip and (self._skip < 0 or seq < self._skip):
+        dropped = self._skip and (self._skip < 0 or seq < self._skip)
+        if (dropped and (self._skip < 0 or self._counter is None)) or op in self._skipped:
             return
         table = self._table(oid)
         if table is None:
@@ -159,16 +218,25 @@ class Transactions:
         position = Position(self._epoch, self._lsn, seq)
         if old is not None and new is not None and ABSENT in new:
             new = _completed(table, old, new)
+        if self._counter is not None and not dropped:
+            self.batch.records += self._counter.begin(lsn)
         try:
             encoded = self._encode(table, op, old, new, lsn)
-            self._add(self._tables[oid] or table, op, encoded, position)
+            if not dropped:  # else only to count it
+                self._add(self._tables[oid] or table, op, encoded, position)
         except Unencodable as fault:
-            self._reject(table, position, op, old, new, fault)
+            if not dropped:
+                self._reject(table, position, op, old, new, fault)
 
     def _encode(self, table: CapturedTable, op: Op, old: RawRow | None, new: RawRow | None, lsn: int) -> list[Encoded]:
+        counter = self._counter
+        counts = None if counter is None else counter.counts()
+        block = None if counter is None else partial(counter.event, table.name, lsn)
         try:
-            return table.encoder.records(op, old, new, self._source, lsn, self._stamp)
+            return table.encoder.records(op, old, new, self._source, lsn, self._stamp, block)
         except Unencodable as fault:
+            if counter is not None and counts is not None:
+                counter.restore(counts)
             row = new if new is not None else old
             relation = table.encoder.relation
             names = [column.name for column in relation.columns]
@@ -180,7 +248,7 @@ class Transactions:
             return self._encode(wide, op, old, new, lsn)
 
     def _add(self, table: CapturedTable, op: Op, encoded: list[Encoded], position: Position) -> None:
-        records, size = framed(table, encoded, position, self._largest)
+        records, size = framed(table, encoded, position, self._largest, self._headers)
         batch = self.batch
         batch.records += records
         batch.size += size
@@ -211,32 +279,47 @@ class Transactions:
         for oid in message.oids:
             seq = self._seq
             self._seq = seq + 1
-            if self._skip and (self._skip < 0 or seq < self._skip):
+            dropped = self._skip and (self._skip < 0 or seq < self._skip)
+            if (dropped and (self._skip < 0 or self._counter is None)) or Op.TRUNCATE in self._skipped:
                 continue
             table = self._table(oid)
             if table is None:
                 continue
+            block = b"\x00"
+            if self._counter is not None:
+                self.batch.records += self._counter.begin(lsn)
+                block = self._counter.event(table.name, lsn)
+            if dropped:
+                continue
             position = Position(self._epoch, self._lsn, seq)
-            add_truncate(self.batch, table, self._source, lsn, self._stamp, position)
+            value = table.encoder.envelope(Op.TRUNCATE, None, None, self._source, lsn, self._stamp, block)
+            add_truncate(self.batch, table, value, position, self._headers)
             self.batch.reach(position, self._committed_us)
 
     def _table(self, oid: int) -> CapturedTable | None:
+        message = self._undescribed.pop(oid, None) if self._undescribed else None
+        if message is not None:
+            self._tables[oid] = self._describe(message)
         try:
             return self._tables[oid]
         except KeyError:
             raise pgoutput.DecodeError(f"a change of the undescribed table {oid}") from None
 
 
-def framed(table: CapturedTable, encoded: list[Encoded], position: Position, largest: int) -> tuple[list[Record], int]:
+def framed(
+    table: CapturedTable, encoded: list[Encoded], position: Position, largest: int, context: Headers | None = None
+) -> tuple[list[Record], int]:
     """The Kafka records of one change, and their bytes.
 
     Raises:
         Unencodable: a record is too large for Kafka.
     """
-    header = (POSITION_HEADER, position.pack())
+    header: Headers = [(POSITION_HEADER, position.pack())] if context is None else context
     records, size = [], 0
     for key, value, moved in encoded:
-        headers: Headers = [header] if moved is None else [header, moved]
+        headers = header
+        if moved is not None:
+            headers = [*header, moved] if context is None else [moved, *context]
         records.append(Record(table.topic, key, value, headers))
         size += len(key or b"") + len(value or b"")
     if size > largest and any(len(value or b"") > largest for _, value, _ in encoded):
@@ -245,13 +328,12 @@ def framed(table: CapturedTable, encoded: list[Encoded], position: Position, lar
 
 
 def add_truncate(
-    batch: Batch, table: CapturedTable, source: SourceBlock, lsn: int, stamp: bytes, position: Position
+    batch: Batch, table: CapturedTable, value: bytes, position: Position, context: Headers | None = None
 ) -> None:
-    """Add a TRUNCATE: one keyless record in every partition, since each partition has its own order."""
-    value = table.encoder.envelope(Op.TRUNCATE, None, None, source, lsn, stamp)
-    headers: Headers = [(POSITION_HEADER, position.pack())]
-    for partition in range(table.partitions):
-        batch.records.append(Record(table.topic, None, value, headers, partition))
+    """Add a TRUNCATE: one keyless record in every partition, since each has its own order; Debezium writes only one."""
+    headers: Headers = [(POSITION_HEADER, position.pack())] if context is None else context
+    for partition in range(table.partitions if context is None else 1):
+        batch.records.append(Record(table.topic, None, value, headers, partition if context is None else -1))
         batch.size += len(value)
     batch.count(table.name, TRUNCATE)
     batch.schema_ids |= table.ids

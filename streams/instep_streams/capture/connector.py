@@ -1,0 +1,362 @@
+"""A Debezium connector's configuration as ours. Pure.
+
+What a setting means is done, or the setting is refused: it would change what is written. Settings that only steer how
+Debezium works are ignored, with one warning for all of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from psycopg.conninfo import make_conninfo
+
+from instep.change import Op
+from instep.errors import ConfigError
+from instep.settings import KafkaSettings, RegistrySettings, Settings, SourceSettings
+from instep.topics import topic_name
+from instep_connectors.postgres.selection import Selection
+from instep_schemas.wire import UNAVAILABLE, Hash, WireOptions
+from instep_streams.capture.options import Compatible
+
+_AVRO: Final = ("io.confluent.connect.avro.AvroConverter", "avro", "")
+_CLASSES: Final = ("io.debezium.connector.postgresql.PostgresConnector", "")
+
+_ONLY: Final[Mapping[str, tuple[str, ...]]] = {
+    "connector.class": _CLASSES,
+    "key.converter": _AVRO,
+    "value.converter": _AVRO,
+    "key": _AVRO,
+    "value": _AVRO,
+    "tasks.max": ("1", ""),
+    "schema.name.adjustment.mode": ("avro", "none"),
+    "field.name.adjustment.mode": ("avro", "none"),
+    "topic.delimiter": (".",),
+    "topic.naming.strategy": (
+        "io.debezium.schema.SchemaTopicNamingStrategy",
+        "io.debezium.schema.DefaultTopicNamingStrategy",
+    ),
+    "transaction.metadata.factory": ("io.debezium.pipeline.txmetadata.DefaultTransactionMetadataFactory",),
+    "sourceinfo.struct.maker": ("io.debezium.connector.postgresql.PostgresSourceInfoStructMaker",),
+    **dict.fromkeys(
+        ("converters", "transforms", "predicates", "post.processors", "notification.enabled.channels"), ("",)
+    ),
+    **dict.fromkeys(("column.propagate.source.type", "datatype.propagate.source.type"), ("",)),
+    **dict.fromkeys(("snapshot.select.statement.overrides", "replica.identity.autoset.values"), ("",)),
+    **dict.fromkeys(("database.initial.statements", "slot.stream.params"), ("",)),
+    **dict.fromkeys(("include.unknown.datatypes", "include.schema.comments", "read.only"), ("false",)),
+}
+"""Settings of which we do only these values."""
+
+_STEERING: Final = re.compile(
+    r"name|plugin\.name|poll\..*|max\.(batch|queue)\..*|snapshot\.(fetch\.size|max\.threads.*|delay\.ms|lock.*"
+    r"|isolation\.mode|query\.mode|tables\.order\.by\.row\.count)|slot\.(max\.retries|retry\.delay\.ms|failover"
+    r"|drop\.on\.stop)|status\.update\.interval\.ms|retriable\..*|errors\..*|database\.(tcpKeepAlive|query\.timeout\.ms"
+    r"|server\.name|sslfactory|sslpassword)|custom\.metric\.tags|xmin\.fetch\.interval\.ms|lsn\.flush\..*"
+    r"|flush\.lsn\.source|offset.*|schema\.(refresh\.mode|history\..*)|topic\.(cache\.size|creation\..*)"
+    r"|event\..*\.failure\.handling\.mode|guardrail\..*|openlineage\..*|(producer|consumer|admin)\..*"
+    r"|(key|value)\.converter\..*|exactly\.once\.support|transaction\.boundary.*|connection\.validation\..*|executor\..*"
+    r"|streaming\.delay\.ms|signal\..*|internal\..*|include\.schema\.changes|query\.fetch\.size|statistics\..*"
+    r"|incremental\.snapshot\.allow\.schema\.changes|legacy\..*|table\.ignore\.builtin|queue\..*|class|quarkus\..*"
+    r"|debezium\.sink\.type|config\..*"
+)
+"""How Debezium works, not what it writes."""
+
+_OPERATIONS: Final = {"c": Op.CREATE, "u": Op.UPDATE, "d": Op.DELETE, "t": Op.TRUNCATE}
+_SNAPSHOTS: Final[Mapping[str, Any]] = {
+    **dict.fromkeys(("initial", "always", "when_needed"), "initial"),
+    **dict.fromkeys(("no_data", "never", "schema_only"), "no_data"),
+    "initial_only": "initial_only",
+}
+_MASK: Final = re.compile(r"column\.mask\.with\.(\d+)\.chars")
+_TRUNCATE: Final = re.compile(r"column\.truncate\.to\.(\d+)\.chars")
+_HASH: Final = re.compile(r"column\.mask\.hash\.(v2\.)?([^.]+)\.with\.salt\.(.+)")
+
+
+class Connector(NamedTuple):
+    """A configuration, understood.
+
+    Attributes:
+        settings: with one source, named by topic.prefix.
+        source: its name.
+        compatible: what capture has to do as Debezium does.
+        warnings: what the person who runs it should know.
+    """
+
+    settings: Settings
+    source: str
+    compatible: Compatible
+    warnings: tuple[str, ...]
+
+
+def connector(
+    raw: Mapping[str, str], kafka: KafkaSettings | None = None, registry: RegistrySettings | None = None
+) -> Connector:
+    """Understand a configuration.
+
+    Args:
+        raw: names without Debezium Server's prefixes, and values.
+        kafka: for a configuration that names no brokers (Connect's own stand elsewhere).
+        registry: for one that names no registry.
+
+    Raises:
+        ConfigError: a setting is missing, wrong, unknown, or asks for what we would write otherwise.
+    """
+    reader = _Reader(dict(raw))
+    prefix = reader.need("topic.prefix")
+    compatible = _compatible(reader, prefix)
+    source = SourceSettings.model_validate(
+        {
+            "dsn": _dsn(reader),
+            "publication": reader.take("publication.name", "dbz_publication"),
+            "slot": reader.take("slot.name", "debezium"),
+            "partitions": reader.number("topic.creation.default.partitions", 1),
+            "heartbeat_s": compatible.heartbeat_s or 10.0,
+        }
+    )
+    settings = Settings(
+        sources={prefix: source}, kafka=_kafka(reader, kafka), registry=_registry(reader, registry)
+    )  # fmt: skip
+    return Connector(settings, prefix, compatible, reader.rest())
+
+
+@dataclass
+class _Reader:
+    """Takes settings; what nobody took is judged at the end."""
+
+    left: dict[str, str]
+
+    def __post_init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def take(self, name: str, default: str = "") -> str:
+        """A setting's text."""
+        return self.left.pop(name, default).strip()
+
+    def need(self, name: str) -> str:
+        """A setting that must be there."""
+        value = self.take(name)
+        if not value:
+            raise ConfigError(f"The connector configuration lacks {name}.")
+        return value
+
+    def number(self, name: str, default: int) -> int:
+        """A whole number."""
+        value = self.take(name, str(default))
+        if not re.fullmatch(r"-?\d+", value):
+            raise ConfigError(f"{name}={value} is not a whole number.")
+        return int(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false."""
+        value = self.take(name, str(default)).lower()
+        if value not in ("true", "false"):
+            raise ConfigError(f"{name}={value} is neither true nor false.")
+        return value == "true"
+
+    def choice(self, name: str, *known: str) -> Any:
+        """One of the known values; the first is the default."""
+        value = self.take(name, known[0]).lower()
+        if value not in known:
+            raise ConfigError(f"{name}={value} is not done here.", f"Known are: {', '.join(known)}.")
+        return value
+
+    def patterns(self, name: str) -> tuple[str, ...]:
+        """Regular expressions between commas."""
+        return split_patterns(self.take(name), name)
+
+    def matching(self, name: re.Pattern[str]) -> list[tuple[re.Match[str], str]]:
+        """Settings whose name carries a value."""
+        found = [match for match in map(name.fullmatch, list(self.left)) if match]
+        return [(match, self.left.pop(match[0])) for match in found]
+
+    def rest(self) -> tuple[str, ...]:
+        """Judge what nobody took."""
+        ignored = []
+        for name, value in self.left.items():
+            if name in _ONLY:
+                if value.strip() not in _ONLY[name]:
+                    raise ConfigError(
+                        f"{name}={value} is not done here, and it changes what is written.",
+                        "Take it out of the configuration, or stay with Debezium for this connector.",
+                    )
+            elif _STEERING.fullmatch(name):
+                ignored.append(name)
+            else:
+                raise ConfigError(
+                    f"{name} is not known here, and it may change what is written.", "Take it out of the configuration."
+                )
+        if ignored:
+            self.warnings.append(f"ignored, because they only steer how Debezium works: {', '.join(sorted(ignored))}")
+        return tuple(self.warnings)
+
+
+def split_patterns(text: str, name: str) -> tuple[str, ...]:
+    r"""Regular expressions between commas; `\,` is a comma within one.
+
+    Raises:
+        ConfigError: not a regular expression.
+    """
+    parts = re.findall(r"((?:\\.|[^,\\])+)", text)
+    patterns = tuple(part.strip().replace("\\,", ",") for part in parts if part.strip())
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as exc:
+            raise ConfigError(f"{name}: {pattern} is not a regular expression: {exc}.") from None
+    return patterns
+
+
+def _compatible(reader: _Reader, prefix: str) -> Compatible:
+    heartbeat_ms = reader.number("heartbeat.interval.ms", 0)
+    transactions = reader.flag("provide.transaction.metadata", False)
+    transaction_topic = topic_name(f"{prefix}.{reader.take('topic.transaction', 'transaction')}")
+    return Compatible(
+        wire=_wire(reader, prefix, transactions),
+        selection=Selection(
+            reader.patterns("schema.include.list"),
+            reader.patterns("schema.exclude.list"),
+            reader.patterns("table.include.list"),
+            reader.patterns("table.exclude.list"),
+        ),
+        publication=reader.choice("publication.autocreate.mode", "all_tables", "filtered", "disabled", "no_tables"),
+        via_root=reader.flag("publish.via.partition.root", False),
+        snapshot=_snapshot(reader),
+        snapshot_tables=reader.patterns("snapshot.include.collection.list"),
+        skipped=_skipped(reader.take("skipped.operations", "t")),
+        skip_unchanged=reader.flag("skip.messages.without.change", False),
+        context_headers=reader.flag("extended.headers.enabled", True),
+        transaction_topic=transaction_topic if transactions else None,
+        message_topic=topic_name(f"{prefix}.message"),
+        messages=reader.patterns("message.prefix.include.list"),
+        not_messages=reader.patterns("message.prefix.exclude.list"),
+        heartbeat_topic=topic_name(f"{reader.take('topic.heartbeat.prefix', '__debezium-heartbeat')}.{prefix}"),
+        heartbeat_s=heartbeat_ms / 1000,
+        heartbeat_query=reader.take("heartbeat.action.query"),
+        signals=reader.take("signal.data.collection"),
+        chunk_rows=reader.number("incremental.snapshot.chunk.size", 1024),
+        delete_window=reader.choice(
+            "incremental.snapshot.watermarking.strategy", "insert_insert", "insert_delete"
+        )
+        == "insert_delete",
+    )  # fmt: skip
+
+
+def _wire(reader: _Reader, prefix: str, transactions: bool) -> WireOptions:
+    unavailable = reader.take("unavailable.value.placeholder", UNAVAILABLE)
+    if unavailable.startswith("hex:"):
+        unavailable = bytes.fromhex(unavailable[4:]).decode()
+    return WireOptions(
+        source=prefix,
+        database="",
+        profile="debezium",
+        decimals=reader.choice("decimal.handling.mode", "precise", "string", "double"),
+        times=reader.choice(
+            "time.precision.mode", "adaptive", "adaptive_time_microseconds", "microseconds", "connect", "isostring"
+        ),
+        intervals=reader.choice("interval.handling.mode", "numeric", "string"),
+        binary=reader.choice("binary.handling.mode", "bytes", "base64", "base64-url-safe", "hex"),
+        hstore=reader.choice("hstore.handling.mode", "json", "map"),
+        unavailable=unavailable,
+        tombstones=reader.flag("tombstones.on.delete", True),
+        transactions=transactions,
+        exclude=reader.patterns("column.exclude.list"),
+        include=reader.patterns("column.include.list"),
+        keys=_keys(reader.take("message.key.columns")),
+        mask=_columns(reader, _MASK),
+        truncate=_columns(reader, _TRUNCATE),
+        hashed=_hashes(reader),
+        money_digits=reader.number("money.fraction.digits", 2),
+    )
+
+
+def _columns(reader: _Reader, name: re.Pattern[str]) -> tuple[tuple[str, int], ...]:
+    found = reader.matching(name)
+    return tuple((each, int(match[1])) for match, text in found for each in split_patterns(text, match[0]))
+
+
+def _hashes(reader: _Reader) -> tuple[tuple[str, Hash], ...]:
+    found = reader.matching(_HASH)
+    return tuple(
+        (each, Hash(match[2].lower().replace("sha-", "sha"), match[3], serialized=match[1] is None))
+        for match, text in found
+        for each in split_patterns(text, match[0])
+    )
+
+
+def _keys(text: str) -> tuple[str, ...]:
+    """`table:column,column;table:column` as expressions of `schema.table.column`."""
+    keys = []
+    for entry in filter(None, map(str.strip, text.split(";"))):
+        table, colon, columns = entry.partition(":")
+        if not colon or not columns.strip():
+            raise ConfigError(f"message.key.columns: {entry} is not `table:column,…`.")
+        keys += [f"{table.strip()}.{column.strip()}" for column in columns.split(",")]
+    return tuple(keys)
+
+
+def _skipped(text: str) -> frozenset[Op]:
+    letters = [letter for letter in re.split(r"[,\s]+", text) if letter and letter != "none"]
+    unknown = [letter for letter in letters if letter not in (*_OPERATIONS, "r")]
+    if unknown:
+        raise ConfigError(f"skipped.operations={text} names an unknown operation.", "Known are: c, u, d, t, none.")
+    return frozenset(_OPERATIONS[letter] for letter in letters if letter in _OPERATIONS)
+
+
+def _snapshot(reader: _Reader) -> Any:
+    mode = reader.take("snapshot.mode", "initial").lower()
+    based = "snapshot.mode.configuration.based."
+    data, stream = reader.flag(f"{based}snapshot.data", False), reader.flag(f"{based}start.stream", False)
+    for name in ("snapshot.schema", "snapshot.on.schema.error", "snapshot.on.data.error"):
+        reader.take(based + name)
+    if mode == "configuration_based":
+        mode = "initial_only" if data and not stream else "initial" if data else "no_data"
+    if mode not in _SNAPSHOTS:
+        raise ConfigError(f"snapshot.mode={mode} is not done here.", f"Known are: {', '.join(_SNAPSHOTS)}.")
+    if mode in ("always", "when_needed"):
+        reader.warnings.append(f"snapshot.mode={mode}: copied once; a later start goes on from the journal")
+    return _SNAPSHOTS[mode]
+
+
+def _dsn(reader: _Reader) -> str:
+    parts = {
+        "host": reader.need("database.hostname"),
+        "port": reader.take("database.port", "5432"),
+        "user": reader.need("database.user"),
+        "password": reader.take("database.password"),
+        "dbname": reader.need("database.dbname"),
+        **{
+            name: reader.take(f"database.{name}")
+            for name in ("sslmode", "sslrootcert", "sslcert", "sslkey")
+        },
+    }  # fmt: skip
+    return make_conninfo("", **{name: value for name, value in parts.items() if value})
+
+
+def _kafka(reader: _Reader, given: KafkaSettings | None) -> KafkaSettings:
+    names = ("bootstrap.servers", "producer.override.bootstrap.servers", "producer.bootstrap.servers")
+    found = [value for value in map(reader.take, names) if value]
+    if found:
+        return (given or KafkaSettings()).model_copy(update={"bootstrap": found[0]})
+    if given is None:
+        raise ConfigError(
+            "The connector configuration names no Kafka brokers.", "Add bootstrap.servers=HOST:PORT, or use --project."
+        )
+    return given
+
+
+def _registry(reader: _Reader, given: RegistrySettings | None) -> RegistrySettings:
+    names = ("value.converter.schema.registry.url", "key.converter.schema.registry.url", "schema.registry.url")
+    found = [value for value in map(reader.take, names) if value]
+    users = [reader.take(f"{part}.converter.basic.auth.user.info") for part in ("value", "key")]
+    if found:
+        user, _, password = next(filter(None, users), "").partition(":")
+        return RegistrySettings.model_validate({"url": found[0], "user": user, "password": password})
+    if given is None:
+        raise ConfigError(
+            "The connector configuration names no schema registry.",
+            "Add value.converter.schema.registry.url=http://…, or use --project.",
+        )
+    return given

@@ -1,0 +1,373 @@
+"""Compare what our capture wrote with a recording: equal, a documented exception, or where the first difference is."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import fastavro
+from tests.golden.replay import Replayed
+
+from instep.topics import key_subject, value_subject
+from instep_connectors.kafka import Record
+from instep_schemas.records import unframe
+from instep_schemas.wire import EXCEPTIONS
+
+_SOURCE = {"ts_ms": 0, "ts_us": 0, "ts_ns": 0, "txId": 0, "lsn": 0, "sequence": "*"}
+_STAMPS = ("ts_ms", "ts_us", "ts_ns")
+_HASH = re.compile(r"@[0-9a-f]{6,8}\b")
+_WINDOW = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-(open|close)")
+_WINDOW_TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z(?=\\?\")")
+_RUN = "__debezium.context.runId"
+
+
+class Verdict(NamedTuple):
+    """How a case came out.
+
+    Attributes:
+        difference: the first one, empty for none.
+        exceptions: names in `wire.EXCEPTIONS` that were met.
+    """
+
+    difference: str
+    exceptions: frozenset[str]
+
+    def __str__(self) -> str:
+        if self.difference:
+            return f"different: {self.difference}"
+        return f"documented exception: {', '.join(sorted(self.exceptions))}" if self.exceptions else "equal"
+
+
+class Told(NamedTuple):
+    """One record, decoded, volatile values replaced.
+
+    Attributes:
+        key: decoded, None for null.
+        value: decoded, None for null.
+        key_hex: body, volatile values replaced.
+        value_hex: the same.
+        headers: names and texts.
+        schemas: texts of the key's and the value's schema.
+    """
+
+    key: Any
+    value: Any
+    key_hex: str | None
+    value_hex: str | None
+    headers: list[tuple[str, str]]
+    schemas: tuple[str | None, str | None]
+
+
+def compare(case: dict[str, Any], ours: Replayed) -> Verdict:
+    """Compare one case."""
+    return _Comparison(case, ours).verdict()
+
+
+@dataclass
+class _Comparison:
+    case: dict[str, Any]
+    ours: Replayed
+    exceptions: set[str] = field(default_factory=set)
+
+    def verdict(self) -> Verdict:
+        difference = next(self._differences(), "")
+        return Verdict(difference, frozenset(self.exceptions))
+
+    def _differences(self) -> Iterator[str]:
+        failed = bool(self.case.get("task_failed"))
+        if self.ours.failure is not None and not failed:
+            yield f"ours ended: {self.ours.failure}"
+        expected: dict[str, list[dict[str, Any]]] = {}
+        for record in self.case["records"]:
+            expected.setdefault(record["topic"], []).append(record)
+        for topic in sorted({*expected, *self.ours.records}):
+            yield from self._topic(topic, expected.get(topic, []))
+        yield from self._subjects()
+        if failed and self.ours.failure is None and not self.exceptions:
+            yield f"theirs ended, ours did not: {self.case['task_failed'][-1]}"
+
+    def _subjects(self) -> Iterator[str]:
+        theirs = self.case["subjects"]
+        for subject in sorted({*theirs, *self.ours.subjects}):
+            mine = self.ours.subjects.get(subject, [])
+            if mine != theirs.get(subject, []) and not self._excused_subject(subject):
+                yield f"subject {subject}: {_first_difference(mine, theirs.get(subject, []))}"
+
+    def _excused_subject(self, subject: str) -> bool:
+        """Versions that only records behind their task's end use, or of records that we refused."""
+        mine, theirs = self.ours.subjects.get(subject, []), self.case["subjects"].get(subject, [])
+        shorter = min(len(mine), len(theirs))
+        return bool(self.exceptions) and mine[:shorter] == theirs[:shorter]
+
+    # ---- records
+
+    def _topic(self, topic: str, expected: list[dict[str, Any]]) -> Iterator[str]:
+        theirs = [self._theirs(record) for record in expected]
+        mine = [self._mine(topic, record) for record in self.ours.records.get(topic, [])]
+        if topic.startswith("__debezium-heartbeat"):  # how many there are depends on the time it took
+            mine = mine[:1]
+        dead = [each for each in self.ours.dead if each["topic"] == topic]
+        at = here = 0
+        while at < len(theirs) or here < len(mine):
+            step = self._step(topic, theirs[at:], mine[here:], dead)
+            if isinstance(step, str):
+                yield f"{topic}[{at}] {step}"
+                return
+            at, here = at + step[0], here + step[1]
+
+    def _step(self, topic: str, theirs: list[Told], mine: list[Told], dead: list[dict[str, Any]]) -> Any:
+        """How many records of both sides belong together, or how the first ones differ."""
+        difference = self._pair(topic, theirs, mine)
+        if not difference:
+            return 1, 1
+        if len(theirs) > 2 and mine and _moved_by_unknown_key(theirs, mine[0]):
+            self.exceptions.add("unknown-key")
+            return 3, 1
+        if dead and theirs:
+            letter = dead.pop(0)
+            self.exceptions.add(_reason(letter))
+            if _reason(letter) not in EXCEPTIONS:
+                return f"dead letter: {letter['message']}"
+            for count in range(1, 4):
+                if not self._pair(topic, theirs[count:], mine):
+                    return count, 0
+            return 1, 0
+        if not theirs and self.case.get("task_failed"):
+            if dead or self.ours.dead:
+                self.exceptions.add(_reason((dead or self.ours.dead)[0]))
+            return 0, 1
+        return difference
+
+    def _pair(self, topic: str, theirs: list[Told], mine: list[Told]) -> str:
+        if not theirs or not mine:
+            if not theirs and not mine:
+                return ""
+            one = (mine or theirs)[0]
+            return f"only {'ours' if mine else 'theirs'}: {_short(one.key)} {_short(one.value)}"
+        return self._differ(topic, mine[0], theirs[0])
+
+    def _differ(self, topic: str, mine: Told, theirs: Told) -> str:
+        if mine.key_hex != theirs.key_hex:
+            return f"key: {_first_difference(mine.key, theirs.key)}"
+        if mine.headers != theirs.headers:
+            return f"headers: {_first_difference(mine.headers, theirs.headers)}"
+        if mine.schemas != theirs.schemas:
+            return f"schema: {_first_difference(list(mine.schemas), list(theirs.schemas))}"
+        if mine.value_hex == theirs.value_hex:
+            return ""
+        found = list(_columns(mine.value, theirs.value))
+        names = {self._excuse(topic, mine, *each) for each in found}
+        if found and None not in names and _only_columns(mine.value, theirs.value):
+            self.exceptions |= {name for name in names if name}
+            return ""
+        return _first_difference(mine.value, theirs.value) or "value bytes"
+
+    # ---- decoding
+
+    def _theirs(self, record: dict[str, Any]) -> Told:
+        texts = tuple(
+            self.case["subjects"][each["subject"]][each["version"] - 1] if each else None
+            for each in (record["key_schema_subject"], record["value_schema_subject"])
+        )
+        bodies = tuple(
+            None if each is None else bytes.fromhex(each) for each in (record["key_hex"], record["value_hex"])
+        )
+        return self._told((texts[0], texts[1]), (bodies[0], bodies[1]), [(n, str(v)) for n, v in record["headers"]])
+
+    def _mine(self, topic: str, record: Record) -> Told:
+        texts: list[str | None] = []
+        bodies: list[bytes | None] = []
+        for part, subject in ((record.key, key_subject(topic)), (record.value, value_subject(topic))):
+            schema_id, body = (None, None) if part is None else unframe(part)
+            text = None if schema_id is None else self.ours.texts[schema_id]
+            assert text is None or text in self.ours.subjects[subject]
+            texts.append(text)
+            bodies.append(body)
+        headers = [(name, value.decode()) for name, value in record.headers]
+        told = self._told((texts[0], texts[1]), (bodies[0], bodies[1]), headers)
+        _check_relations(_decode(texts[1], bodies[1]))
+        return told
+
+    def _told(
+        self, texts: tuple[str | None, str | None], bodies: tuple[bytes | None, bytes | None],
+        headers: list[tuple[str, str]],
+    ) -> Told:  # fmt: skip
+        plain = [_decode(text, body) for text, body in zip(texts, bodies, strict=True)]
+        for text, body, each in zip(texts, bodies, plain, strict=True):
+            assert body is None or _encode(text, each) == body.hex(), "not the bytes that fastavro writes"
+        masked = [_masked(plain[0]), _masked(plain[1], top=True)]
+        hexes = [_encode(text, each) for text, each in zip(texts, masked, strict=True)]
+        shown = [(name, "*" if name == _RUN else value) for name, value in headers]
+        return Told(masked[0], masked[1], hexes[0], hexes[1], shown, texts)
+
+    # ---- documented exceptions
+
+    def _excuse(self, topic: str, told: Told, image: str, column: str, mine: Any, theirs: Any) -> str | None:
+        """The name of the exception under which a column may differ; None for none."""
+        avro_field = _field(told.schemas[1] or "", column)
+        avro = avro_field["type"]
+        if isinstance(avro, list):
+            avro = next(each for each in avro if each != "null")
+        name = avro.get("connect.name", "") if isinstance(avro, dict) else ""
+        if mine is None and avro_field.get("default") is not None:
+            default = avro_field["default"]
+            shown = theirs.decode("latin-1") if isinstance(theirs, bytes) else theirs
+            return "null-with-default" if shown == default else None
+        table = told.value["source"]
+        if self.ours.types.get(f"{table['schema']}.{table['table']}.{column}") == "name" and theirs in (None, ""):
+            return "name-in-stream"
+        if name == "io.debezium.time.Date" and mine in (-2147472692, -2147472691):
+            return "date-infinity"
+        if ".time." in name or name.startswith("org.apache.kafka.connect.data."):
+            return "far-dates" if _far(name, mine) else None
+        if theirs is None and mine is not None and image == "after":
+            return "toast-without-placeholder"
+        return None
+
+
+def _reason(letter: dict[str, Any]) -> str:
+    """The exception that a dead letter belongs to; its own message when to none."""
+    message = letter["message"].lower()
+    words = {
+        "replica identity": "unknown-key",
+        "nan": "numeric-special",
+        "infinity": "numeric-special",
+        "dimension": "array-dimensions",
+        "64 bits": "timestamp-range",
+        "range": "timestamp-range",
+        "not null": "null-in-not-null",
+    }
+    return next((name for word, name in words.items() if word in message), str(letter["message"]))
+
+
+def _moved_by_unknown_key(theirs: list[Told], mine: Told) -> bool:
+    """Their delete of a made-up key, tombstone and create, where we write an update under the key the row has."""
+    deleted, tombstone, created = theirs[:3]
+    made_up = deleted.value is not None and deleted.value.get("op") == "d" and tombstone.value is None
+    return bool(
+        made_up
+        and created.value is not None
+        and mine.value is not None
+        and (created.value["op"], mine.value["op"]) == ("c", "u")
+        and created.key_hex == mine.key_hex
+        and created.value["after"] == mine.value["after"]
+    )
+
+
+def _far(name: str, value: Any) -> bool:
+    """Before year 1 or after 9999."""
+    if isinstance(value, str):
+        return value.startswith(("-", "+", "0000")) or "BC" in value
+    if not isinstance(value, int):
+        return False
+    units = {"Date": 86400, "Timestamp": 1e-3, "MicroTimestamp": 1e-6, "NanoTimestamp": 1e-9}
+    return not -62135596800 <= value * units.get(name.rpartition(".")[2], 1) < 253402300800
+
+
+def _field(value_text: str, column: str) -> dict[str, Any]:
+    envelope = json.loads(value_text)
+    row = envelope["fields"][0]["type"][1]
+    return next(each for each in row["fields"] if each["name"] == column)
+
+
+def _columns(mine: Any, theirs: Any) -> Iterator[tuple[str, str, Any, Any]]:
+    """Columns of both images that differ."""
+    if not isinstance(mine, dict) or not isinstance(theirs, dict):
+        return
+    for image in ("before", "after"):
+        left, right = mine.get(image), theirs.get(image)
+        if isinstance(left, dict) and isinstance(right, dict):
+            yield from (
+                (image, name, left[name], right[name]) for name in left if repr(left[name]) != repr(right[name])
+            )
+
+
+def _only_columns(mine: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    images = ("before", "after")
+    same = all((mine[image] is None) == (theirs[image] is None) for image in images)
+    rest = [{k: v for k, v in each.items() if k not in images} for each in (mine, theirs)]
+    return same and repr(rest[0]) == repr(rest[1])
+
+
+def _first_difference(mine: Any, theirs: Any, path: str = "") -> str:
+    """The path of the first difference, and both values; empty for none."""
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        for name in dict.fromkeys([*mine, *theirs]):
+            if found := _first_difference(mine.get(name), theirs.get(name), f"{path}.{name}".lstrip(".")):
+                return found
+        return "" if list(mine) == list(theirs) else f"{path}: order {list(mine)} vs {list(theirs)}"
+    if isinstance(mine, (list, tuple)) and isinstance(theirs, (list, tuple)):
+        for number, (left, right) in enumerate(zip(mine, theirs, strict=False)):
+            if found := _first_difference(left, right, f"{path}[{number}]"):
+                return found
+        return "" if len(mine) == len(theirs) else f"{path}: {len(mine)} vs {len(theirs)} entries"
+    if isinstance(mine, str) and isinstance(theirs, str) and mine != theirs and mine[:1] == theirs[:1] == "{":
+        return _first_difference(json.loads(mine), json.loads(theirs), path) or f"{path}: order of attributes"
+    return "" if repr(mine) == repr(theirs) else f"{path}: {_short(mine)} vs {_short(theirs)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 160 else f"{text[:157]}…"
+
+
+# ---- Avro
+
+
+def _schema(text: str) -> Any:
+    return fastavro.parse_schema(json.loads(text.replace('"logicalType"', '"was"')))
+
+
+def _decode(text: str | None, body: bytes | None) -> Any:
+    if text is None or body is None:
+        return None
+    return fastavro.schemaless_reader(io.BytesIO(body), _schema(text), None)
+
+
+def _encode(text: str | None, value: Any) -> str | None:
+    if text is None or value is None:
+        return None
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, _schema(text), value)
+    return out.getvalue().hex()
+
+
+def _masked(value: Any, *, top: bool = False) -> Any:
+    """Volatile values replaced by constants (README of the recordings)."""
+    if isinstance(value, dict):
+        return {key: _masked_entry(key, each, value, top) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_masked(each) for each in value]
+    if isinstance(value, str):
+        if "indowTimestamp" in value:
+            value = _WINDOW_TIME.sub("*", value)
+        return _HASH.sub("@*", _WINDOW.sub(r"*-\2", value))
+    return value
+
+
+def _masked_entry(name: str, value: Any, parent: dict[str, Any], top: bool) -> Any:
+    if name == "source" and isinstance(value, dict) and "connector" in value:
+        return {key: _SOURCE[key] if key in _SOURCE and each is not None else each for key, each in value.items()}
+    if top and name in _STAMPS and value is not None:
+        return 0
+    if name == "transaction" and isinstance(value, dict):
+        return {**value, "id": "*"}
+    if name == "id" and isinstance(value, str) and re.fullmatch(r"\d+:\d+", value):
+        return "*"
+    return _masked(value)
+
+
+def _check_relations(value: Any) -> None:
+    """What the volatile values of our own records must agree in."""
+    if not isinstance(value, dict) or not isinstance(value.get("source"), dict):
+        return
+    source = value["source"]
+    assert source["ts_us"] // 1000 == source["ts_ms"] and source["ts_ns"] // 1000 == source["ts_us"]
+    last = json.loads(source["sequence"])[1]
+    assert source["lsn"] is None or last == str(source["lsn"])
+    block = value.get("transaction")
+    assert block is None or block["id"] == f"{source['txId']}:{source['lsn']}"
