@@ -66,6 +66,11 @@ class Evaluation:
         self.waiting = True
         self.fault: Exception | None = None
 
+    @property
+    def statement(self) -> bytes:
+        """The statement that evaluates some anchors, as psycopg takes it."""
+        return self._lookup
+
     def create(self) -> None:
         """Create its tables.
 

@@ -69,6 +69,11 @@ REFUSALS: Final = {
     "KEY_CHANGED": Refusal(
         "its documents are already published under another key", "Give the flow a new name, or keep the key."
     ),
+    "SCAN": Refusal(
+        "every batch would read the whole table",
+        "Compare columns of one type with `=`; write a derived table that is joined on another column than the key as "
+        "LATERAL (SELECT … WHERE column = …).",
+    ),
     "TYPE": Refusal("the state database does not have this type", "Cast the column to a built-in type in the SELECT."),
 }
 

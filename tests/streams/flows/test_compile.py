@@ -120,7 +120,7 @@ def test_refused_with_its_code(code: str, sql: str) -> None:
     assert caught.value.remedy
 
 
-FOUND_BY_POSTGRESQL = {"OUTPUT", "KEY_NOT_UNIQUE", "KEY_CHANGED"}
+FOUND_BY_POSTGRESQL = {"OUTPUT", "KEY_NOT_UNIQUE", "KEY_CHANGED", "SCAN"}
 
 
 def test_every_code_is_tried() -> None:
