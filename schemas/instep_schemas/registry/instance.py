@@ -1,7 +1,8 @@
 """One registry instance: the store, kept up by the log's reader, and the write path of the instance that leads.
 
-The event loop owns all state; Kafka's blocking calls run in one thread. A write decides on a store that has seen all of
-the log: its first record must land exactly where the reader stands, or the transaction is aborted and decided anew.
+The event loop owns all state; Kafka's blocking calls run in one thread. Writes that come while a transaction is under
+way go into the next one together (`pending`). They are decided on a state that has seen all of the log: their records
+must land exactly where that state ends, or the transaction is aborted and everything in it decided anew.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -41,6 +42,7 @@ from instep_schemas.registry.log import (
     WriterLost,
     following,
 )
+from instep_schemas.registry.pending import Pending, Queue
 from instep_schemas.registry.store import IDS, Store
 
 log = logging.getLogger("instep.registry")
@@ -49,6 +51,9 @@ _LEADER: Final = "leader"
 _INSTANCE: Final = "instance"
 _TRIES: Final = 5
 _CATCH_UP_S: Final = 10.0
+_ENDING_S: Final = (
+    0.004  # Kafka ends a transaction after it said so; the client waits 20 ms when the next comes too soon
+)
 
 
 class NotLeading(Exception):
@@ -100,6 +105,7 @@ class Instance:
         self._reader = Reader(settings, self._from_reader, self._from_failure, topic)
         self._writer: Writer | None = None
         self._writing = asyncio.Lock()
+        self._queue, self._committing, self._ended = Queue(), False, 0.0
         self._thread = ThreadPoolExecutor(1, "schemas-writer")
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -131,7 +137,10 @@ class Instance:
         self.position = max(self.position, position)
         if at_end:
             self.loaded.set()
-        task = self._loop.create_task(self._tell())
+        self._keep(self._tell())
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -209,7 +218,7 @@ class Instance:
         """The announcement lands where the reader stands only if the reader has seen everything."""
         for _ in range(_TRIES):
             try:
-                await self._commit(writer, [Entry(Key(Keytype.NOOP), {IDS: self.store.highest_ids()})])
+                await self._commit(writer, [Entry(Key(Keytype.NOOP), {IDS: self.store.highest_ids()})], self.position)
                 return
             except Behind as exc:
                 await self.reach(exc.end)
@@ -222,32 +231,84 @@ class Instance:
             Refusal: the decision is no, or the write failed (50001), or is not known to have happened (50002).
             NotLeading: another instance writes.
         """
-        async with self._writing:
-            for _ in range(_TRIES):
-                writer = self._writer
-                if writer is None or not self.leading:
-                    raise NotLeading
-                decision = decide(self.store)
-                if not decision.entries:
-                    return decision.answer
-                try:
-                    await self._commit(writer, decision.entries)
-                    return decision.answer
-                except Behind as exc:
-                    await self._catch_up(exc.end)
-                except TooLarge:
-                    raise refusals.too_large(max(len(encode_value(e.value) or b"") for e in decision.entries)) from None
-                except WriteFailed as exc:
-                    raise refusals.store_failed(str(exc)) from exc
-                except WriterLost as exc:
-                    raise await self._lost(exc) from exc
-        raise refusals.store_failed("another program keeps writing to the topic")
+        if not self.leading:
+            async with self._writing:  # perhaps it is taking over
+                pass
+        if not self.leading:
+            raise NotLeading
+        if not self._writing.locked() and self._queue.expected != self.position:
+            self._queue.forget()  # someone else has written meanwhile
+        pending = Pending(decide, self._loop.create_future())
+        self._queue.add(pending)
+        if not self._committing:
+            self._committing = True
+            self._keep(self._commit_all())
+        return await pending.answer
 
-    async def _catch_up(self, position: int) -> None:
+    async def _commit_all(self) -> None:
+        """Commit what is waiting, group after group, until nothing is."""
         try:
-            await self.reach(position)
+            async with self._writing:
+                while self._queue:
+                    await asyncio.sleep(self._ended + _ENDING_S - self._loop.time())
+                    await self._commit_group()
+        finally:
+            self._committing = False
+
+    async def _commit_group(self) -> None:
+        writer = self._writer
+        if writer is None or not self.leading:
+            self._refuse(self._queue.clear(), NotLeading())
+            return
+        group = self._queue.group(self.store, self.position)
+        entries = [entry for write in group for entry in write.entries]
+        try:
+            if entries:
+                self._queue.expected = await self._commit(writer, entries, self._queue.expected)
+        except Behind as exc:
+            await self._decide_anew(group, exc)
+        except TooLarge:
+            self._part(group)
+        except WriteFailed as exc:
+            self._queue.forget()
+            self._refuse(group, refusals.store_failed(str(exc)))
+        except WriterLost as exc:
+            self._queue.forget()
+            self._refuse(group, await self._lost(exc))
+        except Exception as exc:  # a fault of ours; nobody may wait for ever
+            self._queue.forget()
+            self._refuse(group, exc)
+        else:
+            for write in group:
+                write.settle()
+
+    async def _decide_anew(self, group: Sequence[Pending], behind: Behind) -> None:
+        """The log is longer than we knew: read on, then decide the same writes on that."""
+        for write in group:
+            write.tries += 1
+        late = [write for write in group if write.tries >= _TRIES]
+        self._refuse(late, refusals.store_failed("another program keeps writing to the topic"))
+        self._queue.forget([write for write in group if write not in late])
+        try:
+            await self.reach(behind.end)
         except TimeoutError:
-            raise refusals.store_timeout("the log cannot be read to its end") from None
+            self._refuse(self._queue.clear(), refusals.store_timeout("the log cannot be read to its end"))
+
+    def _part(self, group: Sequence[Pending]) -> None:
+        """One of these is too large: it is refused, the others come again, each alone."""
+        if len(group) > 1:
+            for write in group:
+                write.alone = True
+            self._queue.forget(group)
+            return
+        size = max(len(encode_value(entry.value) or b"") for entry in group[0].entries)
+        self._queue.forget()
+        self._refuse(group, refusals.too_large(size))
+
+    @staticmethod
+    def _refuse(group: Sequence[Pending], exc: Exception) -> None:
+        for write in group:
+            write.fail(exc)
 
     async def _lost(self, exc: WriterLost) -> Exception:
         await self._drop_writer()
@@ -258,12 +319,15 @@ class Instance:
             return refusals.store_failed(str(exc))
         return refusals.store_timeout(f"{exc}; whether the write happened is not known")
 
-    async def _commit(self, writer: Writer, entries: Sequence[Entry]) -> None:
+    async def _commit(self, writer: Writer, entries: Sequence[Entry], expected: int) -> int:
+        """Write at an offset and take in what was written; gives the offset that comes next."""
         items = [item for entry in entries for item in self._items(entry)]
         hit("registry.write")
-        records = await self._call(writer.write, items, self.position)
+        records = await self._call(writer.write, items, expected)
         hit("registry.written")
+        self._ended = self._loop.time()
         self._take(records, following(records), False)
+        return following(records)
 
     def _items(self, entry: Entry) -> list[tuple[bytes, bytes | None]]:
         """The records of an entry; other spellings of its key end with it."""

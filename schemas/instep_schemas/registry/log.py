@@ -268,10 +268,10 @@ class Writer:
             raise WriterLost(exc.args[0].str(), certain=True) from exc
 
     def write(self, items: Sequence[tuple[bytes, bytes | None]], expected: int) -> list[Record]:
-        """Write all items or none, if the first one lands on offset `expected`.
+        """Write all items or none, if they land on the offsets from `expected` on, with nothing between them.
 
         Raises:
-            Behind: it did not; nothing is written.
+            Behind: they did not; nothing is written.
             TooLarge, WriteFailed: nothing is written.
             Fenced, WriterLost: this writer is of no use any more.
         """
@@ -291,7 +291,7 @@ class Writer:
         if failed is not None or left:
             raise self._give_up(KafkaException(failed or KafkaError(KafkaError._TIMED_OUT)))
         records = [_record(message) for message in delivered]
-        if records[0].offset != expected:
+        if [record.offset for record in records] != list(range(expected, expected + len(records))):
             self._abort()
             raise Behind(following(records))
         self._commit()

@@ -62,6 +62,17 @@ class Store:
         self._config: dict[str | None, dict[str, Any]] = {}
         self._mode: dict[str | None, str] = {}
 
+    def copy(self) -> Store:
+        """The same state, which goes its own way from here."""
+        other = Store()
+        other._versions = {subject: dict(versions) for subject, versions in self._versions.items()}
+        other._holders.update((place, dict(holders)) for place, holders in self._holders.items())
+        other._ids.update((context, dict(ids)) for context, ids in self._ids.items())
+        other._referrers.update((place, set(referrers)) for place, referrers in self._referrers.items())
+        other._highest.update(self._highest)
+        other._contexts, other._config, other._mode = set(self._contexts), dict(self._config), dict(self._mode)
+        return other
+
     # ---- applying records -------------------------------------------------------------------------------------------
 
     def apply(self, key: Key, value: dict[str, Any] | None, written_ms: int = 0) -> None:
