@@ -7,12 +7,15 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from instep.errors import EnvironmentFault, InstepError, KafkaFault, RegistryError, SourceError, StateError
 from instep.flowfile import load_all
 from instep.settings import EMBEDDED, Settings, load
 from instep_ops.assemble import embedded_names, resolve, running
+
+if TYPE_CHECKING:
+    from instep_ops.flows import FlowCheck
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,4 +179,18 @@ def _flows(settings: Settings) -> Iterator[Check]:
         yield failed("flows", exc, SourceError)
         return
     for each in checks:
-        yield Check(f"flow {each.name}", each.ok, each.cause, each.remedy, each.exit_code)
+        yield (
+            _captured(each)
+            if each.uncaptured
+            else Check(f"flow {each.name}", each.ok, each.cause, each.remedy, each.exit_code)
+        )
+
+
+def _captured(flow: FlowCheck) -> Check:
+    """A flow that compiles, but would miss changes."""
+    missing = ", ".join(flow.uncaptured)
+    return Check(
+        f"flow {flow.name}", False, f"It reads {missing}, which the publication does not hold: changes do not arrive.",
+        f"ALTER PUBLICATION … ADD TABLE {missing}; then `instep verify` says whether rows from before are missing.",
+        SourceError.exit_code,
+    )  # fmt: skip

@@ -15,7 +15,7 @@ from instep.flowfile import Flow
 from instep.relation import Relation
 from instep.settings import EMBEDDED, Settings
 from instep_connectors.postgres.catalog import Catalog
-from instep_connectors.postgres.publication import matcher
+from instep_connectors.postgres.publication import matcher, publication_exists
 from instep_connectors.postgres.session import connect
 from instep_ops.assemble import resolve, running
 from instep_ops.verification.worker import evaluate as evaluate_all
@@ -34,6 +34,8 @@ WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
   AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
 """
 
+_PUBLISHED = "SELECT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = %s"
+
 
 @dataclass(frozen=True, slots=True)
 class FlowCheck:
@@ -50,6 +52,7 @@ class FlowCheck:
         tables: ids of the tables it reads.
         edges: how rows of one table lead to another, `public.a.x -> public.b.y`.
         warnings: what is allowed but may surprise.
+        uncaptured: tables it reads whose changes do not arrive, since the publication does not hold them.
     """
 
     name: str
@@ -62,13 +65,21 @@ class FlowCheck:
     tables: tuple[str, ...] = ()
     edges: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    uncaptured: tuple[str, ...] = ()
 
     def line(self) -> str:
         """As a person reads it."""
         if not self.ok:
             return f"FAILED {self.name}: [{self.code}] {self.cause} {self.remedy}".rstrip()
         lines = [f"ok     {self.name}: reads {', '.join(self.tables)}; gives {', '.join(n for n, _ in self.columns)}"]
-        return "\n".join([*lines, *(f"       warning: {each}" for each in self.warnings)])
+        return "\n".join([*lines, *(f"       warning: {each}" for each in self.notes())])
+
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know although the flow is accepted."""
+        return (
+            *self.warnings,
+            *(f"table {each} is not in the publication, so its changes do not arrive" for each in self.uncaptured),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON shows it."""
@@ -78,6 +89,7 @@ class FlowCheck:
             "tables": self.tables,
             "edges": self.edges,
             "warnings": self.warnings,
+            "uncaptured": self.uncaptured,
         }
 
 
@@ -104,7 +116,8 @@ def check_all(settings: Settings, names: Sequence[str] | None) -> list[FlowCheck
         with closing(connect(settings.sources[source].dsn.reveal(), APPLICATION)) as conn:
             tables = catalog_of(map(_table, _captured(conn, settings.sources[source].tables)))
             pin(conn)
-            found += [_check(conn, flow, tables) for flow in flows.values()]
+            published = _published(conn, settings.sources[source].publication)
+            found += [_check(conn, flow, tables, published) for flow in flows.values()]
     return sorted(found, key=lambda each: each.name)
 
 
@@ -114,12 +127,21 @@ def _captured(conn: psycopg.Connection[Any], patterns: Sequence[str]) -> list[Re
     return list(Catalog(conn).relations(dict.fromkeys(oids)).values())
 
 
+def _published(conn: psycopg.Connection[Any], publication: str) -> frozenset[str] | None:
+    """Ids of the tables that the publication holds; None while there is none: capture will make it hold all."""
+    if not publication_exists(conn, publication):
+        return None
+    return frozenset(f"{schema}.{table}" for schema, table in conn.execute(_PUBLISHED, [publication]))
+
+
 def _table(relation: Relation) -> Table:
     columns = tuple(Column(each.name, each.sql_type, each.not_null) for each in relation.columns)
     return Table(relation.schema, relation.name, columns, relation.key)
 
 
-def _check(conn: psycopg.Connection[Any], flow: Flow, tables: dict[str, Table]) -> FlowCheck:
+def _check(
+    conn: psycopg.Connection[Any], flow: Flow, tables: dict[str, Table], published: frozenset[str] | None
+) -> FlowCheck:
     try:
         plan = compile_flow(flow, tables)
         columns = check(conn, plan)
@@ -128,6 +150,7 @@ def _check(conn: psycopg.Connection[Any], flow: Flow, tables: dict[str, Table]) 
     return FlowCheck(
         flow.name, True, columns=tuple((each.name, each.type) for each in columns), tables=plan.tables,
         edges=plan.edges, warnings=plan.warnings,
+        uncaptured=() if published is None else tuple(sorted(set(plan.tables) - published)),
     )  # fmt: skip
 
 

@@ -227,7 +227,7 @@ class Supervisor:
             InstepError: that program's own sentence and exit code.
         """
         for name in ("logs", "run"):
-            (self._folder / name).mkdir(parents=True, exist_ok=True)
+            (self._folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         tasks = [asyncio.create_task(child.keep_running()) for child in self._children]
         rotation = asyncio.create_task(self._rotate())
         stopping = asyncio.create_task(stop.wait())

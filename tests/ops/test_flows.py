@@ -1,6 +1,7 @@
 """`instep flow check` and `instep flow run` on a real store."""
 
 import json
+import os
 from pathlib import Path
 
 import psycopg
@@ -55,7 +56,7 @@ def test_a_good_flow_says_what_it_reads_and_gives(project: Path, capsys: pytest.
     ("sql", "code", "told"),
     [
         ("SELECT sku, FROM products", "SYNTAX", "syntax"),
-        ("SELECT sku, nmae FROM products", "RESOLVE", "nmae"),
+        ("SELECT sku, nmae FROM products", "RESOLVE", '"nmae": FROM has no column'),
         ("SELECT sku, now() AS at FROM products", "VOLATILE", "CURRENT_TIMESTAMP"),
         ("SELECT id::text AS sku FROM other", "UNKNOWN_TABLE", "other"),
         ("SELECT name FROM products", "KEY", "sku"),
@@ -90,3 +91,20 @@ def test_an_unknown_flow(project: Path, capsys: pytest.CaptureFixture[str]) -> N
     write(project, "card", GOOD)
     assert run(["flow", "check", "crad", "--project", str(project)]) == 2
     assert "no flow 'crad'" in capsys.readouterr().err
+
+
+def test_a_flow_may_be_named_by_its_file(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(project, "card", GOOD)
+    assert check(project, capsys, str(project / "flows" / "card.sql"))[0] == 0
+    assert run(["flow", "run", "flows/card.sql", "--project", str(project)]) == 0
+
+
+def test_a_table_that_the_publication_lacks_is_told(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(project, "card", GOOD)
+    with psycopg.connect(os.environ["FLOWS_STORE"]) as conn:
+        conn.execute("CREATE PUBLICATION instep FOR TABLE products")
+    code, checks = check(project, capsys)
+    assert (code, checks["card"]["uncaptured"]) == (0, ["public.levels"])
+    assert run(["doctor", "--project", str(project)]) == 4
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAILED")]
+    assert "public.levels" in told and "ALTER PUBLICATION" in told

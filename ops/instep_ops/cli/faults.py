@@ -1,12 +1,14 @@
 """How a command ends: one sentence with cause and remedy on standard error, and an exit code for scripts.
 
 Exit codes: 0 done, 1 differences found, 2 to 8 the `InstepError` tree (`instep.errors`), 70 a fault of Instep itself,
-75 a part does not answer now (try again), 130 interrupted. A traceback is shown only with `--debug` or INSTEP_DEBUG=1.
+75 a part does not answer now (try again), 130 interrupted, 141 nobody reads our output any more. A traceback is shown
+only with `--debug` or INSTEP_DEBUG=1.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import sys
 import time
 import traceback
@@ -17,6 +19,7 @@ from instep.errors import InstepError
 OWN_FAULT = 70
 NO_ANSWER = 75
 INTERRUPTED = 130
+READER_GONE = 141
 DEBUG_VARIABLE = "INSTEP_DEBUG"
 
 
@@ -30,11 +33,27 @@ def explain(exc: BaseException) -> int:
     if isinstance(exc, KeyboardInterrupt):
         say("Interrupted.")
         return INTERRUPTED
+    if isinstance(exc, BrokenPipeError) and _reader_gone():
+        return READER_GONE
     if isinstance(exc, (ConnectionError, TimeoutError)) and str(exc):
         say(f"{exc} Is it running? `instep doctor` looks at every part.")
         return NO_ANSWER
     say(f"{_sentence(exc)} {_keep_traceback(exc)}")
     return OWN_FAULT
+
+
+def _reader_gone() -> bool:
+    """Whether what reads our output (`| head`) has left; then nothing more is written, also not at the exit."""
+    try:
+        out = sys.stdout.fileno()
+    except (OSError, ValueError):
+        return False
+    looked = select.poll()
+    looked.register(out, select.POLLERR)
+    if not any(event & select.POLLERR for _, event in looked.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), out)
+    return True
 
 
 def say(sentence: str) -> None:

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
-from instep_ops.cli.options import HERE, Json, Project, open_project, pick
+from instep_ops.cli.options import HERE, Json, Project, flow_name, open_project, pick
 
-FlowName = Annotated[str | None, typer.Argument(metavar="[FLOW]", help="The flow; default: all (check), the only one.")]
+FlowName = Annotated[
+    str | None, typer.Argument(metavar="[FLOW]", help="The flow, or its file; default: all (check), the only one.")
+]
 
 
 def check(flow: FlowName = None, project: Project = HERE, as_json: Json = False) -> None:
@@ -16,7 +18,7 @@ def check(flow: FlowName = None, project: Project = HERE, as_json: Json = False)
     from instep_ops.cli.screen import show_json
     from instep_ops.flows import check_all, with_stores
 
-    checks = check_all(with_stores(open_project(project)), [flow] if flow else None)
+    checks = check_all(with_stores(open_project(project)), [flow_name(flow)] if flow else None)
     if as_json:
         show_json({"ok": all(c.ok for c in checks), "checks": [c.to_dict() for c in checks]})
     else:
@@ -39,7 +41,7 @@ def run(
     from instep_ops.flows import evaluate, with_stores
 
     settings = with_stores(open_project(project))
-    name = pick(load_all(settings.flows_dir), flow, "flow")
+    name = pick(load_all(settings.flows_dir), flow and flow_name(flow), "flow")
     documents = evaluate(settings, name, limit)
     if as_json:
         show_json(documents)

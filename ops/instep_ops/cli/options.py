@@ -51,6 +51,11 @@ def open_running(project: Path) -> Settings:
     return resolve(settings, running(settings))
 
 
+def flow_name(text: str) -> str:
+    """A flow's name, which may also be given as its file: `flows/product_card.sql`."""
+    return Path(text).stem if text.endswith(".sql") else text
+
+
 def pick(names: Iterable[str], wanted: str | None, what: str) -> str:
     """The named source, target or flow, or the only one there is.
 

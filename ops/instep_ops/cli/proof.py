@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from instep_ops.cli.options import HERE, Json, Project, open_running
+from instep_ops.cli.options import HERE, Json, Project, flow_name, open_running
 
 if TYPE_CHECKING:
     from instep_ops.verify import Report
@@ -30,8 +30,9 @@ def verify(
     from instep_ops.verify import verify as prove
 
     settings = open_running(project)
+    names = [flow_name(each) for each in flow or ()] or None
     report = asyncio.run(
-        prove(settings, flow or None, target=target, repair=repair, progress=lambda text: typer.echo(text, err=True))
+        prove(settings, names, target=target, repair=repair, progress=lambda text: typer.echo(text, err=True))
     )
     if as_json:
         show_json(report.to_dict())
@@ -74,7 +75,7 @@ def replay(
 
     settings = open_running(project)
     summary: dict[str, Any] = asyncio.run(
-        deliver_again(settings, flow, since=since, position=position, keys=key or [], dry_run=dry_run)
+        deliver_again(settings, flow_name(flow), since=since, position=position, keys=key or [], dry_run=dry_run)
     )
     if as_json:
         show_json(summary)

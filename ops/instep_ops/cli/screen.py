@@ -16,6 +16,7 @@ def show_json(value: Any) -> None:
     """Print one JSON document; values JSON does not know (decimals, times) as their text."""
     json.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=str)
     sys.stdout.write("\n")
+    sys.stdout.flush()
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -74,5 +74,5 @@ def show_proof(report: DemoReport, found: Report, show: Show) -> None:
     ]
     show.table("Latency", ("", "p50", "p99"), latency)
     if report.kills:
-        show.say("Killed: " + ", ".join(f"{name} {count} times" for name, count in sorted(report.kills.items())))
+        show.say("Killed: " + ", ".join(f"{name} {count}x" for name, count in sorted(report.kills.items())))
     show.say(found.sentence())

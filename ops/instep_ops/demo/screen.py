@@ -58,7 +58,7 @@ def _processes(figures: Figures) -> Text:
     for name, pid in figures.processes.items():
         text.append("● ", "green" if pid else "red").append(name)
         if again := figures.restarts.get(name):
-            text.append(f" (restarted {again} times)", "yellow")
+            text.append(f" (restarted {again}x)", "yellow")
         text.append("   ")
     if figures.event:
         text.append("\n").append(figures.event, "dim")

@@ -114,6 +114,7 @@ class Kafka:
     def ensure(self, progress: Progress = silent) -> None:
         """Check (and the first time download) Kafka's libraries, format the storage."""
         make_folder(self._folder)
+        self._folder.chmod(0o700)  # it holds the store's rows
         java()
         lock = files("instep_ops.embedded").joinpath(LOCK).read_text(encoding="ascii")
         self._jars = ensure_jars(read_lock(lock), "Apache Kafka", progress)

@@ -232,7 +232,7 @@ def _check_columns(scope: Scope, catalog: Catalog) -> None:
             continue
         source = _source_of(scope, column.table)
         if not column.table:
-            _check_unqualified(scope, column)
+            _check_unqualified(scope, column, catalog)
         elif source is None:
             raise refuse("RESOLVE", column, f'there is no table or alias "{column.table}" in FROM')
         elif isinstance(source, exp.Table) and isinstance(source.this, exp.Identifier):
@@ -246,13 +246,13 @@ def _check_columns(scope: Scope, catalog: Catalog) -> None:
                 raise _no_column(column, f'"{column.table}"', names)
 
 
-def _check_unqualified(scope: Scope, column: exp.Column) -> None:
+def _check_unqualified(scope: Scope, column: exp.Column, catalog: Catalog) -> None:
     source = _source_of(scope, column.name)
     if source is None:
         if column.find_ancestor(exp.Order, exp.Distinct) and column.name in _outputs(scope):
             return
-        names = sorted({name for each in scope.sources.values() for name in _columns_of(each)})
-        raise _no_column(column, "the tables in FROM", names)
+        names = sorted({name for each in scope.sources.values() for name in _columns_of(each, catalog)})
+        raise _no_column(column, "FROM", names)
     if not _is_function(source):
         raise refuse("WHOLE_ROW", column)
 
@@ -261,7 +261,9 @@ def _outputs(scope: Scope) -> list[str]:
     return scope.expression.named_selects if isinstance(scope.expression, exp.Query) else []
 
 
-def _columns_of(source: Any) -> list[str]:
+def _columns_of(source: Any, catalog: Catalog) -> list[str]:
+    if isinstance(source, exp.Table) and isinstance(source.this, exp.Identifier):
+        return [each.name for each in catalog[f"{source.db}.{source.name}"].columns]
     if isinstance(source, Scope) and isinstance(source.expression, exp.Query):
         return list(source.expression.named_selects)
     return []

@@ -34,7 +34,7 @@ def test_the_picture_shows_every_figure() -> None:
     text = drawn(FIGURES)
     for word in ("15.2 changes/s", "640 since", "190 written", "2 rejected", "commit → topic", "12 ms", "4.2 s"):
         assert word in text
-    for word in ("SKU-00001", "Blue Mug", "4.10", "worker:shop (restarted 3 times)", "was killed", "127.0.0.1:19092"):
+    for word in ("SKU-00001", "Blue Mug", "4.10", "worker:shop (restarted 3x)", "was killed", "127.0.0.1:19092"):
         assert word in text
 
 
