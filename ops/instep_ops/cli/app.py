@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from instep_ops.cli import deadletters, demo, flow, processes, project, proof, schema, topics
+from instep_ops.cli import deadletters, demo, flow, plan, processes, project, proof, schema, topics
 from instep_ops.cli.faults import DEBUG_VARIABLE, explain
 
 
@@ -57,7 +57,7 @@ def build() -> typer.Typer:
         epilog="Example: instep demo --for 60",
     )
     app.callback()(_options)
-    for module in (demo, project, proof, flow, deadletters, schema, topics, processes):
+    for module in (demo, project, proof, flow, deadletters, plan, schema, topics, processes):
         module.register(app)
     return app
 

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 Subject = Annotated[str, typer.Argument(metavar="SUBJECT", help="As `instep schema ls` lists it.")]
 Number = Annotated[int | None, typer.Option("--version", metavar="N", min=1, help="Default: the newest.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="An Avro schema as JSON.")]
+Source = Annotated[str | None, typer.Option("--source", help="Whose store; default: the only one.")]
+Definitions = Annotated[
+    Path | None,
+    typer.Option("--schema", metavar="FILE", help="The store's definitions as SQL, instead of reading them."),
+]
+ScratchServer = Annotated[
+    str | None, typer.Option("--scratch", metavar="DSN", envvar="INSTEP_SCRATCH", help="A server to try it on.")
+]
 Prefix = Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only subjects that begin so.")]
 
 
@@ -114,17 +122,50 @@ def register_schema(subject: Subject, file: File, project: Project = HERE, as_js
         typer.echo(f"{subject} v{found.version}, id {found.id}, GUID {found.guid}")
 
 
-def check(subject: Subject, file: File, project: Project = HERE, as_json: Json = False) -> None:
+def check(
+    subject: Annotated[str | None, typer.Argument(metavar="[SUBJECT]", help="As `instep schema ls` lists it.")] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="An Avro schema as JSON.")] = None,
+    lock: Annotated[
+        bool, typer.Option("--lock", help="Instead: all that the store and the flows need, against schemas.lock.")
+    ] = False,
+    source: Source = None,
+    schema: Definitions = None,
+    scratch: ScratchServer = None,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
     """Say whether a schema may follow in a subject, and what it would do; registers nothing.
 
-    Exit code 0: it may; 1: it is refused, or does harm that the level does not see.
+    With --lock: offline, no registry, no Kafka, and with --schema no store. Exit code 0: it may; 1: it is refused, or
+    does harm that the level does not see.
     """
+    from instep.errors import ConfigError
     from instep_ops.planning.subjects import examined
 
+    if lock:
+        _check_lock(project, source, schema, scratch, as_json)
+        return
+    if subject is None or file is None:
+        raise ConfigError("A subject and a file are needed.", "Name both, or say --lock.")
     with _admin(project) as admin:
         found = examined(admin, subject, file)
     _tell(found, as_json)
     if not found.ok:
+        raise typer.Exit(1)
+
+
+def _check_lock(project: Path, source: str | None, schema: Path | None, scratch: str | None, as_json: bool) -> None:
+    from instep_ops.cli.screen import show_json
+    from instep_ops.planning.asking import ask_lock
+
+    found = ask_lock(project, source, schema, scratch, None)
+    ok = all(each.verdict != "refused" for each in found)
+    if as_json:
+        show_json({"ok": ok, "subjects": [each.to_dict() for each in found]})
+    else:
+        for each in found:
+            typer.echo("; ".join([f"{each.verdict:8} {each.subject}", *each.reasons]))
+    if not ok:
         raise typer.Exit(1)
 
 
@@ -194,14 +235,9 @@ def import_schemas(
 
 def check_ddl(
     migrations: Annotated[list[Path], typer.Argument(metavar="FILE...", help="SQL, in the order it will run.")],
-    source: Annotated[str | None, typer.Option("--source", help="Whose store; default: the only one.")] = None,
-    schema: Annotated[
-        Path | None,
-        typer.Option("--schema", metavar="FILE", help="The store's definitions as SQL, instead of reading them."),
-    ] = None,
-    scratch: Annotated[
-        str | None, typer.Option("--scratch", metavar="DSN", envvar="INSTEP_SCRATCH", help="A server to try it on.")
-    ] = None,
+    source: Source = None,
+    schema: Definitions = None,
+    scratch: ScratchServer = None,
     level: Annotated[str | None, typer.Option("--level", help="Judge by this level, not by schemas.lock.")] = None,
     accept: Annotated[
         list[str] | None,

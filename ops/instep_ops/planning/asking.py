@@ -12,6 +12,7 @@ from instep.settings import Settings, load
 from instep_ops.cli.options import pick
 from instep_ops.flows import with_stores
 from instep_ops.planning.gate import Question, judge
+from instep_ops.planning.locking import Held, against_lock
 from instep_ops.planning.subjects import bundle_in
 from instep_ops.planning.verdict import GateReport
 from instep_schemas.bundle import Bundle
@@ -36,14 +37,37 @@ def ask(
         SourceError, ConnectionError: the store refuses, or does not answer.
         EnvironmentFault: the embedded PostgreSQL is not installed.
     """
+    return judge(_question(project, migrations, source, schema, server, level, accepted))
+
+
+def ask_lock(
+    project: Path, source: str | None, schema: Path | None, server: str | None, level: str | None
+) -> list[Held]:
+    """Compare what the store and the flows need with `schemas.lock`.
+
+    Raises as `ask`; ConfigError also when there is no lock.
+    """
+    question = _question(project, (), source, schema, server, level, frozenset())
+    if not (question.settings.root / LOCK).exists():
+        raise ConfigError(f"There is no {question.settings.root / LOCK}.", "`instep apply` writes it.")
+    return against_lock(question)
+
+
+def _question(
+    project: Path,
+    migrations: Sequence[Path],
+    source: str | None,
+    schema: Path | None,
+    server: str | None,
+    level: str | None,
+    accepted: frozenset[str],
+) -> Question:
     settings = load(project)
     name = pick(settings.sources, source, "source")
     if schema is None:
         settings = with_stores(settings)
-    question = Question(
-        settings, name, flows_of(settings, name), migrations, schema, server, lock_of(settings), _level(level), accepted
-    )
-    return judge(question)
+    flows, lock = flows_of(settings, name), lock_of(settings)
+    return Question(settings, name, flows, migrations, schema, server, lock, _level(level), accepted)
 
 
 def flows_of(settings: Settings, source: str) -> Mapping[str, Flow]:

@@ -8,7 +8,6 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from instep.errors import ConfigError
 from instep.flowfile import Flow
 from instep.relation import Relation
 from instep.settings import Settings
@@ -17,6 +16,7 @@ from instep_connectors.postgres.session import connect
 from instep_connectors.postgres.skeleton import definitions
 from instep_ops.planning.scratch import APPLICATION, Scratch, scratch
 from instep_ops.planning.state import State, look
+from instep_ops.planning.subjects import text_of
 from instep_ops.planning.verdict import FlowVerdict, GateReport, TableVerdict
 from instep_schemas.bundle import Bundle
 from instep_schemas.compatibility import Level, check
@@ -63,7 +63,7 @@ def judge(question: Question) -> GateReport:
         EnvironmentFault: the embedded PostgreSQL is not installed.
     """
     patterns = question.settings.sources[question.source].tables
-    texts = [(file.name, _text(file)) for file in question.migrations]
+    texts = [(file.name, text_of(file)) for file in question.migrations]
     with scratch(question.server) as place:
         left_out = _build(place, question)
         before = look(place.conn, patterns, question.flows)
@@ -77,17 +77,10 @@ def judge(question: Question) -> GateReport:
     )  # fmt: skip
 
 
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{file} cannot be read: {exc}.") from None
-
-
 def _build(place: Scratch, question: Question) -> list[str]:
     """Make the store's definitions; gives those that this server cannot make."""
     if question.schema is not None:
-        place.run(_text(question.schema), question.schema.name)
+        place.run(text_of(question.schema), question.schema.name)
         return []
     with closing(connect(question.settings.sources[question.source].dsn.reveal(), APPLICATION)) as store:
         return place.build(definitions(store))

@@ -162,11 +162,9 @@ def schema_in(file: Path) -> str:
     Raises:
         ConfigError: no such file, or it holds no Avro schema.
     """
+    text = text_of(file)
     try:
-        text = file.read_text(encoding="utf-8")
         parse(text)
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{file} cannot be read: {exc}.") from None
     except SchemaFault as exc:
         raise ConfigError(f"{file} is no Avro schema: {exc}.", "Correct it.") from None
     return text
@@ -225,11 +223,19 @@ def bundle_in(file: Path) -> Bundle:
         ConfigError: it cannot be read.
         RegistryError: it is damaged.
     """
+    return read(text_of(file), file.name)
+
+
+def text_of(file: Path) -> str:
+    """A file's text.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
-        text = file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{file} cannot be read: {exc}.") from None
-    return read(text, file.name)
 
 
 def restore(admin: RegistryAdmin, file: Path, told: Callable[[int, int], None]) -> Sequence[SubjectVersion]:

@@ -12,8 +12,8 @@ import pytest
 from instep_ops.cli.app import build, run
 
 COMMANDS = [
-    "demo", "init", "up", "status", "doctor", "verify", "replay", "registry", "capture", "worker", "deliver",
-    "flow", "flow check", "flow run", "deadletters", "deadletters ls", "deadletters retry",
+    "demo", "init", "up", "status", "doctor", "verify", "replay", "registry", "capture", "worker", "deliver", "plan",
+    "apply", "flow", "flow check", "flow run", "deadletters", "deadletters ls", "deadletters retry",
     "schema", "schema ls", "schema show", "schema diff", "schema register", "schema check", "schema delete",
     "schema export", "schema import", "schema check-ddl", "topics", "topics ls", "topics show", "topics tail",
 ]  # fmt: skip
@@ -21,13 +21,13 @@ NEED_A_PROJECT = [
     "up", "status", "doctor", "verify", "replay x --since 1h", "registry", "capture", "worker", "deliver",
     "flow check", "flow run", "deadletters ls", "deadletters retry", "schema ls", "schema show x", "schema diff x",
     "schema delete x", "schema export", "schema import x", "schema check-ddl x.sql", "topics ls", "topics show x",
-    "topics tail x",
+    "topics tail x", "plan", "apply --yes",
 ]  # fmt: skip
 WITHOUT_RUNNING = ("up", "doctor", "flow check", "flow run", "schema check-ddl x.sql")
 REPORTING = [
     "status", "doctor", "verify", "replay", "flow check", "flow run", "deadletters ls", "deadletters retry",
     "schema ls", "schema show", "schema diff", "schema register", "schema check", "schema delete", "schema import",
-    "schema check-ddl", "topics ls", "topics show",
+    "plan", "apply", "schema check-ddl", "topics ls", "topics show",
 ]  # fmt: skip
 
 
@@ -233,3 +233,13 @@ def test_a_second_signal_ends_it_at_once() -> None:
         assert process.stdout.readline() == "stopping\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 130
+
+
+def test_a_reader_that_leaves_is_no_fault(tmp_path: Path) -> None:
+    assert run(["init", str(tmp_path / "p")]) == 0
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write) as nobody:
+        command = [sys.executable, "-m", "instep_ops.cli", "doctor", "--json", "--project", str(tmp_path / "p")]
+        ended = subprocess.run(command, stdout=nobody, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (141, "")
