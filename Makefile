@@ -31,3 +31,8 @@ UV_LOCK := uv pip compile pyproject.toml --generate-hashes --no-header --no-emit
 lock:
 	$(UV_LOCK) --extra embedded --group dev -o requirements/dev.txt
 	$(UV_LOCK) -o requirements/runtime.txt
+
+# Replays recorded Debezium cases (default: ours) end to end; one line per case.
+DIR ?= tests/golden
+golden: setup
+	$(BIN)/python -m tests.golden $(DIR) $(ARGS)

@@ -95,7 +95,7 @@ def parse(text: str) -> avro.schema.Schema:
         if not isinstance(raw, (str, dict, list)):
             raise SchemaFault("a schema is a JSON object, array or string")
         fastavro.parse_schema(raw, _write_hint=False)
-        _check_field_names(raw)
+        _check_names(raw)
         return _parse_apache(raw)
     except fastavro.schema.UnknownType as exc:
         raise SchemaFault(f"unknown type {exc}") from exc
@@ -126,18 +126,21 @@ def parse_leniently(text: str) -> avro.schema.Schema:
 def _parse_apache(raw: Any, *, strict: bool = True) -> avro.schema.Schema:
     with warnings.catch_warnings():  # an unknown logical type is only a remark
         warnings.simplefilter("ignore")
-        return avro.schema.make_avsc_object(raw, validate_enum_symbols=strict, validate_names=strict)
+        return avro.schema.make_avsc_object(raw, validate_enum_symbols=strict, validate_names=False)
 
 
-def _check_field_names(node: Any) -> None:
+def _check_names(node: Any) -> None:
+    """Names of fields and types, as Apache's Java checks them: a namespace may have parts that begin with a digit."""
     if isinstance(node, dict):
         for name in (field["name"] for field in node.get("fields") or ()):
             if not _FIELD_NAME.fullmatch(name):
                 raise SchemaFault(f"{name!r} is no field name: letters, digits and _, not a digit first")
+        if node.get("type") in _NAMED and not _FIELD_NAME.fullmatch(str(node.get("name", "")).rpartition(".")[2]):
+            raise SchemaFault(f"{node.get('name')!r} is not a valid name: letters, digits and _, not a digit first")
         node = [node.get("type"), node.get("items"), node.get("values"), *(node.get("fields") or ())]
     if isinstance(node, list):
         for child in node:
-            _check_field_names(child)
+            _check_names(child)
 
 
 def _reason(exc: BaseException) -> str:

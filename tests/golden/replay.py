@@ -15,7 +15,7 @@ from tests.golden.cases import PREPARE
 
 from instep.settings import KafkaSettings, RegistrySettings
 from instep.topics import capture_dead_letter_topic, journal_topic, key_subject, value_subject
-from instep_connectors.kafka import RangeReader, Record, end_offsets, start_offsets, topics
+from instep_connectors.kafka import RangeReader, Record, delete_topics, end_offsets, start_offsets, topics
 from instep_schemas.client import RegistryClient, quoted
 from instep_schemas.records import decode, unframe
 from instep_streams.capture import process
@@ -127,6 +127,7 @@ class Replay:
     def run(self) -> Replayed:
         """Run it and give what was written."""
         self._make_database()
+        self._forget_earlier()
         self._allow_any_schema()
         with psycopg.connect(self._dsn, autocommit=True) as conn:
             for statement in (*self._case["ddl"], *self._case["seed"]):
@@ -251,6 +252,24 @@ class Replay:
 
     # ---- registry and Kafka
 
+    def _topics(self) -> list[str]:
+        """The topics of this case that there are."""
+        stem, heartbeat = f"{_stem(journal_topic(self._source))}.", self._parsed.compatible.heartbeat_topic
+        return [name for name in topics(self._kafka) if name.startswith(stem) or name == heartbeat]
+
+    def _forget_earlier(self) -> None:
+        """Remove what an earlier replay under the same topic prefix wrote."""
+        found = self._topics()
+        if not found:
+            return
+        delete_topics(self._kafka, found)
+        for subject in (each(topic) for topic in found for each in (key_subject, value_subject)):
+            for query in ({}, {"permanent": "true"}):
+                self._client.call("DELETE", f"/subjects/{quoted(subject)}", query=query)
+        deadline = time.monotonic() + _DEADLINE_S
+        while self._topics() and time.monotonic() < deadline:
+            time.sleep(0.05)
+
     def _allow_any_schema(self) -> None:
         """The recordings were made without compatibility checks."""
         for subject in self._case["subjects"]:
@@ -258,9 +277,7 @@ class Replay:
 
     def _collect(self) -> None:
         dead, journal = capture_dead_letter_topic(self._source), journal_topic(self._source)
-        found = [name for name in topics(self._kafka) if name.startswith(f"{_stem(journal)}.")]
-        found += [topic for topic in (self._parsed.compatible.heartbeat_topic,) if topic in topics(self._kafka)]
-        for topic, records in self._read(found).items():
+        for topic, records in self._read(self._topics()).items():
             if topic == dead:
                 self.result.dead = [decode("dead_letter", unframe(each.value or b"")[1]) for each in records]
             elif topic != journal and records:

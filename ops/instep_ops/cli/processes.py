@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,13 +22,46 @@ def registry(project: Project = HERE, metrics: Metrics = "") -> None:
     run_process("registry", lambda stop: run(settings, stop), metrics)
 
 
-def capture(source: SourceName = None, project: Project = HERE, metrics: Metrics = "") -> None:
+def capture(
+    source: SourceName = None,
+    project: Project = HERE,
+    debezium: Annotated[
+        Path | None,
+        typer.Option(
+            "--debezium",
+            metavar="FILE",
+            help="Write what Debezium would by this connector configuration (properties or JSON). Brokers and registry "
+            "that it does not name are those of instep.toml.",
+        ),
+    ] = None,
+    metrics: Metrics = "",
+) -> None:
     """Run the capture of one source: snapshot, then every committed change, into Kafka."""
+    if debezium is not None:
+        _capture_as_debezium(debezium, project, metrics)
+        return
     settings = open_running(project)
     name = pick(settings.sources, source, "source")
     from instep_streams.capture.process import run
 
     run_process(f"capture:{name}", lambda stop: run(settings, name, stop), metrics)
+
+
+def _capture_as_debezium(file: Path, project: Path, metrics: str) -> None:
+    from instep_streams.capture.connector import connector
+    from instep_streams.capture.process import run
+    from instep_streams.capture.properties import read
+
+    settings = open_running(project) if (project / "instep.toml").exists() else None
+    kafka, registry = (settings.kafka, settings.registry) if settings else (None, None)
+    parsed = connector(read(file), kafka, registry)
+    for warning in parsed.warnings:
+        typer.echo(f"{file}: {warning}", err=True)
+    run_process(
+        f"capture:{parsed.source}",
+        lambda stop: run(parsed.settings, parsed.source, stop, parsed.compatible),
+        metrics,
+    )
 
 
 def worker(source: SourceName = None, project: Project = HERE, metrics: Metrics = "") -> None:
@@ -51,6 +85,6 @@ def deliver(target: TargetName = None, project: Project = HERE, metrics: Metrics
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command(epilog="Example: instep registry --project shop")(registry)
-    app.command(epilog="Example: instep capture shop --metrics 127.0.0.1:9100")(capture)
+    app.command(epilog="Example: instep capture --debezium inventory-connector.json")(capture)
     app.command(epilog="Example: instep worker shop --project shop")(worker)
     app.command(epilog="Example: instep deliver crm --project shop")(deliver)

@@ -1,0 +1,63 @@
+"""Every recorded case, end to end: what `instep capture --debezium` writes is equal, or a documented exception."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.fixtures.postgres import PostgresForTests
+from tests.golden.cases import FOLDER, load, names
+from tests.golden.compare import compare
+from tests.golden.replay import Replay, Replayed
+
+from instep.settings import KafkaSettings
+from instep_schemas.wire import EXCEPTIONS
+
+DOCUMENTED = {
+    "defaults": {"null-with-default"},
+    "infinity": {"date-infinity"},
+    "null_vs_default": {"null-with-default"},
+    "replica_identity": {"unknown-key"},
+    "types_core": {"name-in-stream"},
+    "types_not_null": {"name-in-stream"},
+}
+"""The cases that may differ, and by what; every other one is equal byte for byte."""
+
+
+@pytest.fixture
+def replay(
+    request: pytest.FixtureRequest, postgres: PostgresForTests, kafka: KafkaSettings, registry: str
+) -> Iterator[Replay]:
+    replay = Replay(load(FOLDER, request.param), postgres, kafka, registry)
+    yield replay
+    replay.close()
+
+
+@pytest.mark.parametrize(("name", "replay"), [(name, name) for name in names()], indirect=["replay"])
+def test_a_recorded_case(name: str, replay: Replay) -> None:
+    verdict = compare(load(FOLDER, name), replay.run())
+    assert verdict.difference == ""
+    assert verdict.exceptions == DOCUMENTED.get(name, set())  # one that is not met any more is a stale declaration
+    assert verdict.exceptions <= EXCEPTIONS.keys()
+
+
+@pytest.mark.parametrize("replay", ["restart"], indirect=True)
+def test_a_difference_is_found(replay: Replay) -> None:
+    """A comparison that cannot fail is none: each defect put into what was written is named."""
+    case = load(FOLDER, "restart")
+    ours = replay.run()
+    assert str(compare(case, ours)) == "equal"
+    (topic,) = ours.records
+    records = ours.records[topic]
+    record = records[-1]
+    value = record.value or b""
+    defects = {
+        "only theirs": records[:-1],
+        "only ours": [*records, record],
+        "key: id": [*records[:-1], record._replace(key=(record.key or b"")[:-1] + b"\x04")],
+        "after.v": [*records[:-1], record._replace(value=value.replace(b"\x02\x06\x02\x02d", b"\x02\x06\x02\x02e"))],
+        "headers": [*records[:-1], record._replace(headers=record.headers[1:])],
+    }
+    for words, damaged in defects.items():
+        told = str(compare(case, Replayed(ours.subjects, ours.texts, {topic: damaged}, [], ours.types)))
+        assert told.startswith("different:") and words in told, told
