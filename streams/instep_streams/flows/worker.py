@@ -101,6 +101,8 @@ class Worker:
     def _deploy(self, *, adopt_all: bool = False) -> None:
         if self._engine.progress.more or self._engine.progress.entry == 0:
             return
+        # a table without rows has no records to be known by, and capture may have registered it after our start
+        self._engine.ensure_tables(self._inbox.tables())
         flows = self._flows()
         new = self._engine.deploy(flows)
         partitions = self._settings.sources[self._source].partitions

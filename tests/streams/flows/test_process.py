@@ -18,6 +18,7 @@ from tests.streams.flows.harness import Shop, kill
 
 from instep.errors import FlowError
 from instep.settings import StateSettings
+from instep_streams.capture.kafka import ensure_own_topics
 
 CHANGES = (
     "UPDATE suppliers SET name = 'new' WHERE id = 2",
@@ -167,6 +168,22 @@ def test_a_refused_flow_ends_the_worker_with_one_sentence(shop: Shop) -> None:
         failure = shop.fails()
     assert isinstance(failure, FlowError) and failure.code == "RESOLVE"
     assert 'no column "nme"' in str(failure) and "\n" not in str(failure)
+
+
+def test_a_worker_that_starts_first_learns_of_a_table_without_rows(shop: Shop) -> None:
+    shop.execute("CREATE TABLE notes (id int PRIMARY KEY, product_id int, note text)")
+    shop.flow("noted", "id", "SELECT p.id, n.note FROM products p LEFT JOIN notes n ON n.product_id = p.id")
+    ensure_own_topics(shop.settings.kafka, shop.name)
+    with shop.working() as worker:
+        with psycopg.connect(shop.state, autocommit=True) as conn:
+            opened = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND database ="
+            opened += " (SELECT oid FROM pg_database WHERE datname = current_database())"
+            until(lambda: conn.execute(opened.encode()).fetchone(), 30, "the worker has opened its state")
+        with shop.capturing() as capture:
+            shop.settle(capture, worker)
+            shop.execute("INSERT INTO notes VALUES (1, 1, 'first')")
+            shop.settle(capture, worker)
+            assert shop.folded("noted") == shop.expected("noted")
 
 
 def test_a_restarted_state_database_is_waited_for(shop: Shop) -> None:
