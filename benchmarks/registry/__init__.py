@@ -1,0 +1,1 @@
+"""The schema registry and the generated encoders, measured: `python -m benchmarks.registry`."""
