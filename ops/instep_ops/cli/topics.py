@@ -25,7 +25,8 @@ def ls(
     if as_json:
         show_json(found)
     else:
-        show_table("Topics", list(found[0]) if found else [], [list(each.values()) for each in found])
+        names = ["topic", "purpose", "partitions", "cleanup", "offsets"]
+        show_table("Topics", names, [[each[name] for name in names] for each in found])
 
 
 def show(topic: Topic, project: Project = HERE, as_json: Json = False) -> None:

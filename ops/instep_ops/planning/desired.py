@@ -28,6 +28,7 @@ from instep_ops.verify import by_source
 from instep_streams.capture.kafka import keeping
 from instep_streams.delivery.deadletters import topic_spec
 
+FLOWS: Final = flow_topic("")
 _COMPACTED: Final = {"cleanup.policy": "compact"}
 
 
@@ -39,7 +40,7 @@ class Wishes:
         topics: by name; `partitions` are of a new topic.
         replication: per topic.
         tables: captured tables by data topic.
-        levels: compatibility level by subject; only those that the project names.
+        levels: compatibility level by subject; only what the project names, of tables and flows.
     """
 
     topics: Mapping[str, TopicSpec]
@@ -64,7 +65,9 @@ def wishes(settings: Settings) -> Wishes:
     topics, replication = {}, {}
     for name, spec in specs.items():
         topics[name], replication[name] = _as_wished(settings, spec)
-    subjects = [subject for topic in topics for subject in (key_subject(topic), value_subject(topic))]
+    # the others hold records of Instep's own, whose schemas are not a project's business
+    open_to_others = [topic for topic in topics if topic in tables or topic.startswith(FLOWS)]
+    subjects = [subject for topic in open_to_others for subject in (key_subject(topic), value_subject(topic))]
     return Wishes(topics, replication, tables, _levels(settings, subjects))
 
 

@@ -111,7 +111,7 @@ def _harm(was: Mapping[str, str | None], wanted: Mapping[str, str]) -> str:
     """What a change of settings may throw away."""
     for name in _LIMITS:
         if name in wanted and _limit(wanted[name]) < _limit(was.get(name) or "-1"):
-            return f"{name} is lowered: Kafka deletes what is beyond it, and a worker can no longer start from nothing"
+            return f"{name} is lowered: Kafka deletes what is beyond it; a worker or replay that needs it cannot start"
     if "delete" in wanted.get("cleanup.policy", "") and "delete" not in (was.get("cleanup.policy") or ""):
         return "cleanup.policy=delete: Kafka deletes what is older than the retention"
     if "compact" in wanted.get("cleanup.policy", "") and "compact" not in (was.get("cleanup.policy") or ""):

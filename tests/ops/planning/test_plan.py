@@ -156,6 +156,14 @@ def test_what_a_project_must_not_ask_for(more: str, told: str, project: Project)
     assert told in project.text("plan", code=2)
 
 
+def test_a_wildcard_means_tables_and_flows(project: Project) -> None:
+    project.toml('[compatibility]\n"*" = "FULL"\n')
+    found = {name for act, name in project.steps() if act == "set level"}
+    topics = (project.table, f"flow.{project.card}")
+    assert found == {f"{topic}-{part}" for topic in topics for part in ("key", "value")}
+    project.toml()
+
+
 def test_levels(project: Project) -> None:
     subject = f"{project.table}-value"
     project.toml(f'[compatibility]\n"{project.table}-*" = "FULL_TRANSITIVE"\n')
