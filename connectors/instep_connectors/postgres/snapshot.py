@@ -52,6 +52,20 @@ def _unescape(match: re.Match[bytes]) -> bytes:
     return _ESCAPED.get(match[1], match[1])
 
 
+def copied_rows(conn: psycopg.Connection[Any], query: sql.Composable) -> Iterator[TextRow]:
+    """The rows of a query as texts.
+
+    Raises:
+        ConnectionError: lost meanwhile.
+    """
+    try:
+        with conn.cursor() as cursor, cursor.copy(sql.SQL("COPY ({}) TO STDOUT").format(query)) as copy:
+            for line in copy:
+                yield parse_copy_line(bytes(line))
+    except psycopg.Error as exc:
+        raise passing(exc) from exc
+
+
 class Snapshot:
     """A transaction pinned to an exported snapshot, its tables locked against a rewrite.
 
@@ -104,15 +118,9 @@ class Snapshot:
         """
         columns = sql.SQL(", ").join(sql.Identifier(c.name) for c in relation.columns)
         where = sql.SQL(" WHERE ") + sql.SQL(table.row_filter) if table.row_filter else sql.SQL("")
-        query = sql.SQL("COPY (SELECT {} FROM {}{}) TO STDOUT").format(
-            columns, sql.Identifier(table.schema, table.name), where
-        )
-        try:
-            with self._conn.cursor() as cursor, cursor.copy(query) as copy:
-                for line in copy:
-                    yield parse_copy_line(bytes(line)) if relation.columns else ()
-        except psycopg.Error as exc:
-            raise passing(exc) from exc
+        query = sql.SQL("SELECT {} FROM {}{}").format(columns, sql.Identifier(table.schema, table.name), where)
+        for row in copied_rows(self._conn, query):
+            yield row if relation.columns else ()
 
     def close(self) -> None:
         """End the transaction and the connection. Safe to call twice."""

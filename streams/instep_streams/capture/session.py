@@ -35,6 +35,7 @@ from instep_schemas.records import schema_text
 from instep_schemas.wire import WireOptions
 from instep_streams.capture.batch import Origin, captured_lsn
 from instep_streams.capture.deadletters import DeadLetters
+from instep_streams.capture.incremental import Incremental
 from instep_streams.capture.kafka import BatchPublisher, ensure_data_topic, ensure_own_topics, largest_value, last_entry
 from instep_streams.capture.publishing import PublishingThread
 from instep_streams.capture.sidetopics import SideTopics
@@ -204,13 +205,23 @@ class Session:
         else:
             raise missing_publication(self._own.publication)
         self._known = {table.oid for table in published}
-        transactions = Transactions(self._parts, self._describe, self._relax, last)
+        incremental = self._incremental(last)
+        transactions = Transactions(self._parts, self._describe, self._relax, last, incremental)
         status_s = min(10.0, server.sender_timeout_s * 0.75) if server.sender_timeout_s else 10.0
         self._streaming = Streaming(self._task, self._parts, replication, transactions, captured, status_s)
         replication.start(self._own.slot, captured, self._own.publication)
         log.info("ready: %s streams from %s", self._task.source, format_lsn(captured))
         self._ready()
+        if incremental is not None:
+            incremental.resume()
         self._streaming.run()
+
+    def _incremental(self, last: JournalEntry) -> Incremental | None:
+        compatible = self._task.compatible
+        if compatible is None or not compatible.signals:
+            return None
+        state = "" if last.snapshot else last.snapshot_state
+        return Incremental(compatible, self._control, self._parts.tables, self._own.publication, state)
 
     def _describe(self, message: RelationMessage) -> CapturedTable | None:
         if not self._parts.tables.wanted(message):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from instep_schemas.wire import Unencodable
 from instep_streams.capture.batch import (
     CREATE,
     DELETE,
+    READ,
     REJECTED,
     TRUNCATE,
     UPDATE,
@@ -25,6 +26,7 @@ from instep_streams.capture.batch import (
     Record,
     dropped_prefix,
 )
+from instep_streams.capture.incremental import Due, Incremental
 from instep_streams.capture.sidetopics import SideTopics, TransactionCounter
 from instep_streams.capture.tables import CapturedTable
 from instep_streams.capture.task import Parts
@@ -32,7 +34,7 @@ from instep_streams.capture.task import Parts
 MESSAGE_PREFIX: Final = "instep"
 """Logical messages with this prefix are ours: they carry no change, only ask for a journal entry."""
 
-_KIND: Final = {Op.CREATE: CREATE, Op.UPDATE: UPDATE, Op.DELETE: DELETE}
+_KIND: Final = {Op.READ: READ, Op.CREATE: CREATE, Op.UPDATE: UPDATE, Op.DELETE: DELETE}
 
 Describe = Callable[[pgoutput.RelationMessage], CapturedTable | None]
 
@@ -45,6 +47,7 @@ class Transactions:
         describe: gives the captured table of a RELATION message, None when the settings leave it out.
         relax: gives a table again with a column that may be null.
         last: the journal's last entry: what it holds is dropped.
+        incremental: runs the snapshots that signals in the stream ask for.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Transactions:
         describe: Describe,
         relax: Callable[[CapturedTable, str], CapturedTable],
         last: JournalEntry | None,
+        incremental: Incremental | None = None,
     ) -> None:
         self._options = options = parts.options
         self._epoch = parts.epoch
@@ -61,6 +65,7 @@ class Transactions:
         self._describe = describe
         self._relax = relax
         self._dropped = dropped_prefix(last)
+        self._incremental = incremental
         self._unfinished = last.last.lsn if last is not None and last.more else None
         self._tables: dict[int, CapturedTable | None] = {}
         self._undescribed: dict[int, pgoutput.RelationMessage] = {}
@@ -108,6 +113,8 @@ class Transactions:
     def take(self) -> Batch:
         """The batch so far, and begin a new one. In the middle of a transaction it is marked to go on (`more`)."""
         batch, self.batch, self.due = self.batch, Batch(), False
+        if self._incremental is not None:
+            batch.snapshot_state = self._incremental.state
         batch.more = self.open and batch.last is not None and batch.last.lsn == self._lsn
         if batch.last is not None:
             self._unfinished = self._lsn if batch.more else None
@@ -224,9 +231,26 @@ class Transactions:
             encoded = self._encode(table, op, old, new, lsn)
             if not dropped:  # else only to count it
                 self._add(self._tables[oid] or table, op, encoded, position)
+                if self._incremental is not None:
+                    due = self._incremental.change(table, op, [record.key for record in encoded], old, new)
+                    self._write_due(due, position, lsn)
         except Unencodable as fault:
             if not dropped:
                 self._reject(table, position, op, old, new, fault)
+
+    def _write_due(self, due: Iterable[Due], position: Position, lsn: int) -> None:
+        """Write rows of an incremental snapshot; they stand behind the change at `position`."""
+        now = time.time_ns()
+        stamp = time_stamp(now)
+        source = SourceBlock(
+            self._options, committed_us=now // 1000, transaction=None, last_commit=lsn, snapshot="incremental"
+        )
+        for table, row in due:
+            try:
+                encoded = table.encoder.records(Op.READ, None, row, source, None, stamp)
+                self._add(table, Op.READ, encoded, position)
+            except Unencodable as fault:
+                self._reject(table, position, Op.READ, None, row, fault)
 
     def _encode(self, table: CapturedTable, op: Op, old: RawRow | None, new: RawRow | None, lsn: int) -> list[Encoded]:
         counter = self._counter
@@ -294,6 +318,8 @@ class Transactions:
             position = Position(self._epoch, self._lsn, seq)
             value = table.encoder.envelope(Op.TRUNCATE, None, None, self._source, lsn, self._stamp, block)
             add_truncate(self.batch, table, value, position, self._headers)
+            if self._incremental is not None:
+                self._incremental.truncated(table)
             self.batch.reach(position, self._committed_us)
 
     def _table(self, oid: int) -> CapturedTable | None:
