@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from instep_ops.cli import registry_doctor
 from instep_ops.cli.options import HERE, Metrics, Project, open_running, pick
 from instep_ops.cli.runs import run_process
 
@@ -14,8 +15,10 @@ SourceName = Annotated[str | None, typer.Argument(metavar="[SOURCE]", help="The 
 TargetName = Annotated[str | None, typer.Argument(metavar="[TARGET]", help="The target; default: the only one.")]
 
 
-def registry(project: Project = HERE, metrics: Metrics = "") -> None:
+def registry(context: typer.Context, project: Project = HERE, metrics: Metrics = "") -> None:
     """Run the schema registry (Confluent's HTTP API, kept in Kafka)."""
+    if context.invoked_subcommand is not None:
+        return
     settings = open_running(project)
     from instep_schemas.registry.process import run
 
@@ -84,7 +87,10 @@ def deliver(target: TargetName = None, project: Project = HERE, metrics: Metrics
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command(epilog="Example: instep registry --project shop")(registry)
+    group = typer.Typer(invoke_without_command=True, epilog="Example: instep registry --project shop")
+    group.callback()(registry)
+    registry_doctor.attach(group)
+    app.add_typer(group, name="registry")
     app.command(epilog="Example: instep capture --debezium inventory-connector.json")(capture)
     app.command(epilog="Example: instep worker shop --project shop")(worker)
     app.command(epilog="Example: instep deliver crm --project shop")(deliver)
