@@ -6,6 +6,7 @@ can be wrong about one thing only, which keys are dirty.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,11 +23,12 @@ from instep_streams.flows.edges import Edge, Reader
 from instep_streams.flows.locality import barrier
 from instep_streams.flows.parse import parse_select, qualified, statement
 from instep_streams.flows.refusals import refuse, shown
-from instep_streams.flows.resolve import restrictable
+from instep_streams.flows.resolve import copies, restrictable
 from instep_streams.flows.walks import Link, Walk, paths, require_all, same_family, tree, walk
 
 _FLOATS: Final = ("real", "double precision")
 _UNORDERED: Final = (exp.GroupConcat, exp.ArrayAgg, exp.JSONArrayAgg, exp.JSONObjectAgg, exp.JSONBObjectAgg)
+_LOOSE: Final = re.compile(r"(numeric|real|double precision|interval.*|jsonb)(\[\])*")
 _KEY_EXPRESSIONS: Final = (
     exp.Column, exp.Identifier, exp.Literal, exp.Cast, exp.DataType, exp.DataTypeParam, exp.AtTimeZone, exp.Var,
     exp.TimestampTrunc, exp.DateTrunc, exp.Lower, exp.Upper, exp.Trim, exp.Coalesce, exp.Paren, exp.Substring,
@@ -114,6 +116,8 @@ def _anchored(flow: Flow, blocks: Sequence[Block], reader: Reader) -> tuple[tupl
         if at is None:
             names = ", ".join(each.alias_or_name for each in blocks[0].select.expressions)
             raise refuse("KEY", f'Key column "{name}"', f"the SELECT has no such output column (it has {names})")
+        for block in blocks:
+            _refuse_loose(name, block.output(at), block)
     groups: dict[tuple[Node, ...], list[str]] = defaultdict(list)
     for name, at in positions.items():
         roots = tuple(root for block in blocks if (root := _root(block.output(at or 0), block)) is not None)
@@ -128,6 +132,17 @@ def _anchored(flow: Flow, blocks: Sequence[Block], reader: Reader) -> tuple[tupl
     if not groups:
         failure = _why_no_anchor(flow, blocks, positions) or failure
     raise failure
+
+
+def _refuse_loose(name: str, value: exp.Expr, block: Block) -> None:
+    """Refuse a key whose equal values have several texts: each text would be a document of its own in the topic."""
+    for base in copies(value, block):
+        column = base.node.table.column(base.column)
+        if _LOOSE.fullmatch(column.base or column.sql_type):
+            detail = f"equal values of type {column.sql_type} can be written in several ways"
+            raise refuse(
+                "KEY", f'Key column "{name}"', detail, "Cast it, `::numeric(12,2)` or `::text`, or use another."
+            )
 
 
 def _why_no_anchor(flow: Flow, blocks: Sequence[Block], positions: dict[str, int | None]) -> FlowError | None:

@@ -13,6 +13,7 @@ from sqlglot import exp
 
 from instep_streams.flows.blocks import Base, Block, Node, Source, conjuncts
 from instep_streams.flows.catalog import Catalog
+from instep_streams.flows.locality import barrier
 from instep_streams.flows.refusals import refuse
 from instep_streams.flows.resolve import copies, restrictable
 
@@ -168,7 +169,9 @@ class Reader:
             ]
             if not needed and not all(_never_null(left) and _never_null(right) for left, right in pairs):
                 raise refuse("NOT_IN", node)
-            for left, right in pairs:
+            for at, (left, right) in enumerate(pairs):
+                if barrier(inner, inner.output(at)) is not None:
+                    continue  # LIMIT or DISTINCT ON choose among rows with other values
                 self.edges += [Edge(tuple(left), to) for to in right if left]
 
     def _equality(self, condition: exp.Expr, block: Block, left_joined: str | None) -> None:

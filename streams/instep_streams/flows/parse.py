@@ -124,6 +124,9 @@ def qualified(tree: exp.Query, catalog: Catalog) -> exp.Query:
     merged = _merged_columns(work)
     _refuse_stars(work)
     done = _qualify(work, catalog)
+    for column in done.find_all(exp.Column):
+        if isinstance(column.this, exp.Star):  # those of SELECT lists are expanded by now: this one is a value
+            raise refuse("WHOLE_ROW", column.parent or column)
     for scope in traverse_scope(done):
         _check_tables(scope, catalog)
     for scope in traverse_scope(done):
@@ -228,8 +231,6 @@ def _check_tables(scope: Scope, catalog: Catalog) -> None:
 
 def _check_columns(scope: Scope, catalog: Catalog) -> None:
     for column in scope.columns:
-        if isinstance(column.this, exp.Star):
-            continue
         source = _source_of(scope, column.table)
         if not column.table:
             _check_unqualified(scope, column, catalog)

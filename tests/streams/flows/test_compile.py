@@ -47,6 +47,15 @@ REFUSED = [
     ("VOLATILE", "SELECT id, current_user AS u FROM products"),
     ("UNLINKED", "SELECT p.id, count(*) AS n FROM products p JOIN stock s ON s.on_hand < p.price GROUP BY p.id"),
     ("UNLINKED", "SELECT p.id, s.name FROM products p CROSS JOIN suppliers s"),
+    ("UNLINKED", "SELECT p.id FROM products p WHERE p.id IN"
+                 " (SELECT s.product_id FROM stock s ORDER BY s.on_hand LIMIT 3)"),
+    ("UNLINKED", "SELECT p.id FROM products p WHERE p.id NOT IN (SELECT s.product_id FROM stock s OFFSET 1)"),
+    ("UNLINKED", "SELECT p.id FROM products p WHERE p.id IN"
+                 " (SELECT DISTINCT ON (s.site) s.product_id FROM stock s ORDER BY s.site, s.on_hand)"),
+    ("WHOLE_ROW", "SELECT p.id, to_jsonb(p.*) AS j FROM products p"),
+    ("WHOLE_ROW", "SELECT p.id, count(d.*) AS n FROM products p LEFT JOIN (SELECT * FROM stock) d"
+                  " ON d.product_id = p.id GROUP BY p.id"),
+    ("KEY", "SELECT price AS id, count(*) AS n FROM products GROUP BY price"),
     ("UNLINKED", "SELECT p.id FROM products p WHERE p.price > (SELECT avg(price) FROM products)"),
     ("UNLINKED", "SELECT p.id, x.on_hand FROM products p"
                  " JOIN (SELECT * FROM stock ORDER BY on_hand LIMIT 5) x ON x.product_id = p.id"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,16 @@ from typing import Any
 import pytest
 from tests.fixtures.postgres import PostgresForTests
 from tests.streams.flows.difftest.__main__ import main
-from tests.streams.flows.difftest.run import Result, Run
+from tests.streams.flows.difftest.run import Result, Run, read
+from tests.streams.flows.difftest.selects import Selects
 
-from instep_streams.flows import engine, images, replica
+from instep_streams.flows import edges, engine, images, replica, resolve
+from instep_streams.flows.refusals import REFUSALS
 
 FOLDER = Path(__file__).parent / "difftest"
 ROUNDS = int(os.environ.get("ROUNDS", "20"))
+SELECTS = int(os.environ.get("SELECTS", "40"))
+SCHEMA = (FOLDER / "shop" / "schema.sql").read_text(encoding="utf-8")
 SEEDS = range(int(os.environ.get("SEEDS", "1")))
 
 
@@ -26,7 +31,7 @@ def databases(postgres: PostgresForTests) -> Iterator[tuple[str, str]]:
 
 def differences(folder: str, databases: tuple[str, str], seed: int, rounds: int, **options: Any) -> list[str]:
     stop = options.pop("stop_at_difference", False)
-    run = Run(FOLDER / folder, *databases, seed, **options)
+    run = Run(*read(FOLDER / folder), *databases, seed, **options)
     try:
         run.run(rounds, stop_at_difference=stop)
     finally:
@@ -47,6 +52,44 @@ def _as_named(name: str, result: Result) -> bool:
 @pytest.mark.parametrize("folder", ["shop", "types", "corners"])
 def test_documents_equal_the_select(folder: str, seed: int, databases: tuple[str, str]) -> None:
     assert differences(folder, databases, seed, ROUNDS) == []
+
+
+def random_flows(seed: int, count: int) -> dict[str, str]:
+    selects = Selects(random.Random(seed))
+    return {f"seed {seed}, select {number:03}": selects.flow() for number in range(count)}
+
+
+def random_run(databases: tuple[str, str], seed: int, rounds: int, **options: Any) -> tuple[Run, dict[str, str]]:
+    flows = random_flows(seed, SELECTS)
+    run = Run(SCHEMA, flows, *databases, seed)
+    try:
+        run.run(rounds, **options)
+    finally:
+        run.close()
+        run.store.conn.close()
+    return run, flows
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_any_select_is_right_or_refused(seed: int, databases: tuple[str, str]) -> None:
+    run, flows = random_run(databases, seed, ROUNDS // 2)
+    assert not [result.line(name) + flows[name] for name, result in run.results.items() if result.wrong]
+    assert {result.refused for result in run.results.values()} <= {*REFUSALS, ""}
+    right = [result for result in run.results.values() if result.checks and result.rows]
+    assert len(right) > len(flows) / 3
+
+
+def _no_barrier(*_: Any) -> None:
+    return None
+
+
+@pytest.mark.parametrize(("where", "seed"), [(resolve, 0), (edges, 1)])
+def test_a_defect_of_the_compiler_is_noticed(
+    where: Any, seed: int, databases: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(where, "barrier", _no_barrier)
+    run, _ = random_run(databases, seed, 40, stop_at_difference=True)
+    assert [name for name, result in run.results.items() if result.differences]
 
 
 def _no_walks(self: Any, sql: str, values: Sequence[Any]) -> list[Any]:

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 import psycopg
-from tests.streams.flows.difftest.run import Run
+from tests.streams.flows.difftest.run import Run, read
 
 from instep_ops.embedded import Postgres
 
@@ -45,7 +45,7 @@ def main(folder: Path, rounds: int, seed: int) -> int:
         server.ensure()
         server.start()
         try:
-            run = Run(folder, server.create_database("store"), server.create_database("state"), seed)
+            run = Run(*read(folder), server.create_database("store"), server.create_database("state"), seed)
             run.run(rounds)
             run.close()
             run.store.conn.close()

@@ -83,21 +83,28 @@ class Topic:
         self.marker = batch.progress.batch
 
 
+def read(folder: Path) -> tuple[str, dict[str, str]]:
+    """The schema and the flow files of a folder."""
+    files = {file.stem: file.read_text(encoding="utf-8") for file in sorted((folder / "flows").glob("*.sql"))}
+    return (folder / "schema.sql").read_text(encoding="utf-8"), files
+
+
 class Run:
     """One differential run.
 
     Args:
-        folder: holds schema.sql and flows/*.sql.
+        schema: the store's DDL.
+        files: the flow files' texts by name.
         store_dsn: an empty database for the store.
         state_dsn: an empty database for the state.
         seed: of everything random.
         recover: whether what a crash left unsent is sent (False is a deliberate defect).
     """
 
-    def __init__(self, folder: Path, store_dsn: str, state_dsn: str, seed: int, *, recover: bool = True) -> None:
+    def __init__(
+        self, schema: str, files: dict[str, str], store_dsn: str, state_dsn: str, seed: int, *, recover: bool = True
+    ) -> None:
         self.rnd = random.Random(seed)
-        schema = (folder / "schema.sql").read_text(encoding="utf-8")
-        files = {file.stem: file.read_text(encoding="utf-8") for file in sorted((folder / "flows").glob("*.sql"))}
         self.store = Store(store_dsn, schema)
         self.shop = Shop(self.store, self.rnd, "\n".join([schema, *files.values()]))
         self.results: dict[str, Result] = {}
