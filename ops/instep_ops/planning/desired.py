@@ -39,13 +39,13 @@ class Wishes:
     Attributes:
         topics: by name; `partitions` are of a new topic.
         replication: per topic.
-        tables: captured tables by data topic.
+        tables: by data topic, the source and the captured table.
         levels: compatibility level by subject; only what the project names, of tables and flows.
     """
 
     topics: Mapping[str, TopicSpec]
     replication: Mapping[str, int]
-    tables: Mapping[str, Relation]
+    tables: Mapping[str, tuple[str, Relation]]
     levels: Mapping[str, str]
 
     def subjects(self) -> list[str]:
@@ -71,22 +71,22 @@ def wishes(settings: Settings) -> Wishes:
     return Wishes(topics, replication, tables, _levels(settings, subjects))
 
 
-def _tables(settings: Settings) -> Iterator[tuple[str, Relation]]:
+def _tables(settings: Settings) -> Iterator[tuple[str, tuple[str, Relation]]]:
     for name, source in settings.sources.items():
         with closing(connect(source.dsn.reveal(), "instep plan")) as conn:
             found = look(conn, source.tables, {})
         for relation in found.relations.values():
             if relation.table not in found.keyless:
-                yield data_topic(name, relation.schema, relation.name), relation
+                yield data_topic(name, relation.schema, relation.name), (name, relation)
 
 
-def _specs(settings: Settings, tables: Mapping[str, Relation]) -> Iterator[TopicSpec]:
+def _specs(settings: Settings, tables: Mapping[str, tuple[str, Relation]]) -> Iterator[TopicSpec]:
     keep = keeping(settings.kafka)
     for name, source in settings.sources.items():
         yield TopicSpec(journal_topic(name), 1, keep)
         yield TopicSpec(capture_dead_letter_topic(name), 1, keep)
         yield TopicSpec(emission_topic(name), 1, _COMPACTED)
-        yield from (TopicSpec(topic, source.partitions, keep) for topic in tables if topic.startswith(f"{name}."))
+        yield from (TopicSpec(topic, source.partitions, keep) for topic, (owner, _) in tables.items() if owner == name)
     if load_all(settings.flows_dir):
         for source_name, flows in by_source(settings, None).items():
             partitions = settings.sources[source_name].partitions

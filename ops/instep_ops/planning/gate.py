@@ -15,7 +15,7 @@ from instep.topics import data_topic, flow_topic, key_subject, value_subject
 from instep_connectors.postgres.session import connect
 from instep_connectors.postgres.skeleton import definitions
 from instep_ops.planning.scratch import APPLICATION, Scratch, scratch
-from instep_ops.planning.state import State, look
+from instep_ops.planning.state import State, look, options_of
 from instep_ops.planning.subjects import text_of
 from instep_ops.planning.verdict import FlowVerdict, GateReport, TableVerdict
 from instep_schemas.bundle import Bundle
@@ -23,7 +23,7 @@ from instep_schemas.compatibility import Level, check
 from instep_schemas.derive import TableSchemas, derive
 from instep_schemas.evolution import Change, Kind, changes
 from instep_schemas.standins import constant_default
-from instep_schemas.wire import Unsupported, WireOptions
+from instep_schemas.wire import Unsupported
 from instep_streams.capture.tables import nullable, to_widen
 
 
@@ -91,8 +91,7 @@ class _Comparison:
 
     def __init__(self, question: Question, before: State, after: State, everywhere: State) -> None:
         self._question, self._before, self._after, self._everywhere = question, before, after, everywhere
-        # the database's name is told in records, never in schemas
-        self._options = WireOptions(question.source, "")
+        self._options = options_of(question.source)
 
     # ---- tables
 

@@ -14,7 +14,7 @@ from instep.topics import data_topic, flow_topic, key_subject, value_subject
 from instep_connectors.postgres.session import connect
 from instep_ops.planning.gate import Question
 from instep_ops.planning.scratch import APPLICATION, scratch
-from instep_ops.planning.state import State, look
+from instep_ops.planning.state import State, look, options_of
 from instep_ops.planning.subjects import text_of
 from instep_schemas.administration import RegistryAdmin
 from instep_schemas.bundle import Bundle
@@ -116,7 +116,7 @@ def against_lock(question: Question) -> list[Held]:
 
 
 def _tables(question: Question, state: State) -> Iterator[Held]:
-    options = WireOptions(question.source, "")
+    options = options_of(question.source)
     for relation in sorted(state.relations.values(), key=lambda each: each.table):
         topic = data_topic(question.source, relation.schema, relation.name)
         latest = question.lock.latest(value_subject(topic))

@@ -13,13 +13,14 @@ from instep_ops.planning.asking import flows_of, lock_of
 from instep_ops.planning.desired import Wishes, wishes
 from instep_ops.planning.flowsteps import flow_step
 from instep_ops.planning.locking import as_captured, drift, locked
+from instep_ops.planning.state import options_of
 from instep_ops.planning.steps import Act, Plan, Step
 from instep_schemas.administration import RegistryAdmin
 from instep_schemas.bundle import Bundle
 from instep_schemas.compatibility import Level
 from instep_schemas.evolution import changes
 from instep_schemas.registry.avro_text import canonical
-from instep_schemas.wire import Unsupported, WireOptions
+from instep_schemas.wire import Unsupported
 from instep_streams.flows.preview import Preview, preview
 
 _LIMITS: Final = ("retention.ms", "retention.bytes")
@@ -146,12 +147,12 @@ def _at_least(new: Level, old: Level) -> bool:
 
 def _schema_steps(wanted: Wishes, held: Bundle) -> Iterator[Step]:
     """Tables whose schema is not the registered one: capture registers it with the table's next change."""
-    for topic, relation in wanted.tables.items():
+    for topic, (source, relation) in wanted.tables.items():
         old, old_key = held.latest(value_subject(topic)), held.latest(key_subject(topic))
         if old is None:
             continue
         try:
-            schemas = as_captured(relation, WireOptions(topic.split(".", 1)[0], ""), old.schema)
+            schemas = as_captured(relation, options_of(source), old.schema)
         except Unsupported as exc:
             yield Step(Act.REGISTER, topic, refused=str(exc))
             continue

@@ -14,6 +14,7 @@ from instep.relation import Relation
 from instep_connectors.postgres.catalog import Catalog
 from instep_connectors.postgres.publication import matcher
 from instep_schemas.documents import DocumentColumn, key_schema, value_schema
+from instep_schemas.wire import WireOptions
 from instep_streams.flows.catalog import Column, Table, catalog_of
 from instep_streams.flows.check import check
 from instep_streams.flows.compile import Plan, compile_flow
@@ -97,6 +98,11 @@ def look(conn: Connection, patterns: Sequence[str], flows: Mapping[str, Flow]) -
         conn.execute("SET search_path = pg_catalog")
     keyless = frozenset(row[1] for row in rows if not row[2])
     return State(relations, numbers, frozenset(counted), keyless, compiled)
+
+
+def options_of(source: str) -> WireOptions:
+    """How capture writes a source, as far as schemas tell it: the database's name stands in records only."""
+    return WireOptions(source, "")
 
 
 def table_of(relation: Relation) -> Table:
