@@ -34,6 +34,8 @@ async def up(
     folder = DataFolder(settings.data_dir)
     folder.acquire()
     try:
+        if settings.data is None:
+            folder.claim(settings.root)
         await asyncio.to_thread(_start, parts, settings.data_dir, progress)
         on_ready()
         watching = asyncio.create_task(parts.keep_alive(stop, on_event))

@@ -47,6 +47,21 @@ class DataFolder:
         lock.flush()
         self._lock = lock
 
+    def claim(self, project: Path) -> None:
+        """Note whose data this is, once; the default folder goes by a project's name, which two may share.
+
+        Raises:
+            EnvironmentFault: it holds another project's data.
+        """
+        note, mine = self.path / "project", str(project.absolute())
+        owner = note.read_text(encoding="utf-8").strip() if note.exists() else mine
+        if owner != mine:
+            raise EnvironmentFault(
+                f"The data folder {self.path} holds the data of the project in {owner}.",
+                f"Give this project another `name` in instep.toml; if it moved from there, delete {note}.",
+            )
+        note.write_text(mine, encoding="utf-8")
+
     def release(self) -> None:
         """Let others use it."""
         if self._lock is not None:

@@ -29,6 +29,16 @@ DataFolder(Path({str(tmp_path)!r})).acquire(); os._exit(9)"
     folder.release()
 
 
+def test_a_folder_holds_one_projects_data(tmp_path: Path) -> None:
+    folder = DataFolder(tmp_path / "data")
+    folder.acquire()
+    folder.claim(tmp_path / "one")
+    folder.claim(tmp_path / "one")
+    with pytest.raises(EnvironmentFault, match=rf"the project in {tmp_path}/one\. Give this project another `name`"):
+        folder.claim(tmp_path / "two")
+    folder.release()
+
+
 def test_clear_keeps_only_the_lock(tmp_path: Path) -> None:
     folder = DataFolder(tmp_path)
     folder.acquire()
