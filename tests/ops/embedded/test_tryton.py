@@ -19,7 +19,7 @@ def parties(target: TargetSettings) -> list[str]:
 
 
 def test_key_opens_the_rest_api_and_the_company_is_there(tryton: TargetSettings) -> None:
-    assert parties(tryton) == ["Instep Demo Shop"]
+    assert "Instep Demo Shop" in parties(tryton)
 
 
 def test_a_wrong_key_is_refused(tryton: TargetSettings) -> None:
