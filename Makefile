@@ -26,6 +26,19 @@ lint: setup
 	$(BIN)/lint-imports
 	$(BIN)/python tools/budget.py
 
+golden: setup
+	$(BIN)/python -m tests.golden $(or $(DIR),tests/golden)
+
+difftest: setup
+	$(BIN)/python -m tests.streams.flows.difftest $(or $(DIR),tests/streams/flows/difftest/shop) $(or $(ROUNDS),20) $(SEED)
+
+bench: setup
+	$(BIN)/python -m benchmarks.$(or $(OF),capture) $(ARGS)
+
+soak: setup
+	KILLS=$(or $(KILLS),1000) $(BIN)/python -m pytest -s tests/streams/capture/test_kill.py
+	ROUNDS=$(or $(ROUNDS),400) SEEDS=$(or $(SEEDS),5) SELECTS=$(or $(SELECTS),2000) $(BIN)/python -m pytest tests/streams/flows/test_difftest.py
+
 UV_LOCK := uv pip compile pyproject.toml --generate-hashes --no-header --no-emit-index-url --no-annotate --python-version 3.11
 
 lock:
