@@ -75,6 +75,7 @@ def tail(
 
     from instep_ops.planning.subjects import administer
     from instep_ops.planning.tail import Condition, Tail, Wish
+    from instep_ops.planning.topics import source_of
     from instep_ops.replaying import moment, place
 
     begins = since is not None or position is not None or offset is not None
@@ -87,7 +88,8 @@ def tail(
     settings = open_running(project)
     with administer(settings) as admin:
         try:
-            for shown in Tail(settings.kafka, admin.schema, topic).read(wish, follow):
+            reader = Tail(settings.kafka, admin.schema, topic, source_of(settings, topic))
+            for shown in reader.read(wish, follow):
                 typer.echo(json.dumps(shown, ensure_ascii=False, default=str))
         except KeyboardInterrupt:
             if not follow:

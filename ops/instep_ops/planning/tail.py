@@ -22,6 +22,7 @@ from instep_connectors.kafka import (
     start_offsets,
 )
 from instep_connectors.kafka.described import missing
+from instep_ops.planning.places import Places
 from instep_schemas.readable import Readable
 
 _STEP: Final = 1_000
@@ -146,14 +147,15 @@ class Tail:
         kafka: the brokers.
         schema: gives a schema's text by its registry id.
         topic: its name.
+        source: whose data topic it is; empty for another topic.
 
     Raises:
         KafkaFault: there is no such topic.
         ConnectionError, TimeoutError: no broker answers.
     """
 
-    def __init__(self, kafka: KafkaSettings, schema: Callable[[int], str], topic: str) -> None:
-        self._kafka, self._readable, self._topic = kafka, Readable(schema), topic
+    def __init__(self, kafka: KafkaSettings, schema: Callable[[int], str], topic: str, source: str = "") -> None:
+        self._kafka, self._readable, self._topic, self._source = kafka, Readable(schema), topic, source
         self._count = partitions(kafka, topic)
         if not self._count:
             raise missing(kafka, topic)
@@ -191,6 +193,9 @@ class Tail:
         starts = start_offsets(self._kafka, tps)
         if wish.since is not None:
             at = offsets_for_time(self._kafka, tps, int(wish.since.timestamp() * 1000))
+            starts = {tp: max(start, at[tp]) for tp, start in starts.items()}
+        if wish.position is not None and self._source:
+            at = Places(self._kafka, self._source).first(wish.position, tps)
             starts = {tp: max(start, at[tp]) for tp, start in starts.items()}
         if wish.offset is not None:
             starts = {tp: max(start, wish.offset) for tp, start in starts.items()}

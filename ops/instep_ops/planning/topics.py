@@ -40,6 +40,14 @@ def purposes(settings: Settings, names: list[str]) -> dict[str, str]:
     return {name: known[name] for name in names if name in known}
 
 
+def source_of(settings: Settings, topic: str) -> str:
+    """The source whose rows a topic holds; empty for any other topic."""
+    own = {name for source in settings.sources for name in
+           (journal_topic(source), emission_topic(source), capture_dead_letter_topic(source))}  # fmt: skip
+    found = [source for source in settings.sources if topic.startswith(f"{source}.") and topic not in own]
+    return max(found, key=len, default="")
+
+
 def listed(settings: Settings, every: bool = False) -> list[dict[str, Any]]:
     """The project's topics (or every topic of the cluster) with their size.
 
