@@ -15,9 +15,10 @@ from instep.settings import Settings
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
 INTRODUCTION = """# Settings
 
-Everything that `instep.toml` may say. `instep init DIR` writes a commented one; a name that is not listed here is refused.
-Addresses and secrets may be references: `env:NAME` reads an environment variable, `file:PATH` a file. An address that is
-`embedded` is a server that `instep up` runs on this machine. What stands in a flow file: [flows](flows.md).
+Everything that `instep.toml` may say. `instep init DIR` writes a commented one; a name that is not listed here is
+refused. Addresses and secrets may be references: `env:NAME` reads an environment variable, `file:PATH` a file. An
+address that is `embedded` is a server that `instep up` runs on this machine. What stands in a flow file:
+[flows](flows.md).
 
 This page is written by `tools/settings_page.py` from `core/instep/settings.py`.
 """
