@@ -114,10 +114,10 @@ def test_every_change_arrives_exactly_once_over_many_kills(make_shop: MakeShop) 
     with shop.capturing(seconds=120):
         audit = shop.audit()
     assert deaths == KILLS
-    print(f"{deaths} kills, 0 lost, 0 duplicated, 0 out of order")
     assert audit.ok, audit.problems
     assert audit.changes > 300
     assert_every_version_once_and_in_order(shop)
+    print(f"{deaths} kills, 0 lost, 0 duplicated, 0 out of order")
 
 
 def test_a_snapshot_killed_in_the_middle_is_made_again_and_forgets_rows_deleted_since(make_shop: MakeShop) -> None:
