@@ -27,7 +27,7 @@ lint: setup
 	$(BIN)/python tools/budget.py
 
 golden: setup
-	$(BIN)/python -m tests.golden $(or $(DIR),tests/golden)
+	$(BIN)/python -m tests.golden $(or $(DIR),tests/golden) $(ARGS)
 
 difftest: setup
 	$(BIN)/python -m tests.streams.flows.difftest $(or $(DIR),tests/streams/flows/difftest/shop) $(or $(ROUNDS),20) $(SEED)
@@ -44,8 +44,3 @@ UV_LOCK := uv pip compile pyproject.toml --generate-hashes --no-header --no-emit
 lock:
 	$(UV_LOCK) --extra embedded --group dev -o requirements/dev.txt
 	$(UV_LOCK) -o requirements/runtime.txt
-
-# Replays recorded Debezium cases (default: ours) end to end; one line per case.
-DIR ?= tests/golden
-golden: setup
-	$(BIN)/python -m tests.golden $(DIR) $(ARGS)

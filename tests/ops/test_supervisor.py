@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]  # published without types
+import psutil
 import pytest
 
 from instep.errors import ConfigError, EnvironmentFault, InstepError

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]  # published without types
+import psutil
 import psycopg
 import pytest
 from tests.fixtures.postgres import PostgresForTests

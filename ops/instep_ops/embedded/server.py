@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]  # published without types
+import psutil
 
 from instep.errors import EnvironmentFault
 from instep_ops.embedded.folder import read_numbers, write_private

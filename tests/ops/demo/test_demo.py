@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]  # published without types
+import psutil
 import pytest
 
 from instep_ops.embedded import DataFolder

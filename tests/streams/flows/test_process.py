@@ -178,7 +178,7 @@ def test_a_worker_that_starts_first_learns_of_a_table_without_rows(shop: Shop) -
         with psycopg.connect(shop.state, autocommit=True) as conn:
             opened = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND database ="
             opened += " (SELECT oid FROM pg_database WHERE datname = current_database())"
-            until(lambda: conn.execute(opened.encode()).fetchone(), 30, "the worker has opened its state")
+            until(lambda: conn.execute(opened.encode()).fetchone() is not None, 30, "the worker has opened its state")
         with shop.capturing() as capture:
             shop.settle(capture, worker)
             shop.execute("INSERT INTO notes VALUES (1, 1, 'first')")
