@@ -1,0 +1,74 @@
+"""Measure flows: `python -m benchmarks.flows`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.capture import meters
+from benchmarks.flows import engine, path
+from benchmarks.flows.engine import Sizes
+from instep_ops.embedded import Postgres
+
+_QUICK = Sizes(products=2_000, changes=4_000, singles=300, seconds=5)
+
+
+def main() -> None:
+    """Measure, print a line per trial, write JSON."""
+    given = _arguments()
+    sizes = _QUICK if given.quick else Sizes(given.products, given.changes, 2_000, given.seconds)
+    about: dict[str, Any] = {
+        "machine": meters.machine(),
+        "commit": meters.commit(),
+        "sizes": {n: getattr(sizes, n) for n in _NAMES},
+    }
+    print(about["machine"], about["commit"])
+    results: list[dict[str, Any]] = []
+    started, others = time.perf_counter(), meters.busy_s()
+    with tempfile.TemporaryDirectory(prefix="instep-bench-") as folder:
+        if "engine" in given.trials:
+            server = Postgres(Path(folder) / "state", "bench")
+            server.ensure()
+            server.start()
+            try:
+                for trial, figures in engine.measure(server, sizes):
+                    _tell(results, "engine", trial, figures)
+            finally:
+                server.stop()
+        if "path" in given.trials:
+            for trial, figures in path.measure(Path(folder), sizes):
+                _tell(results, "path", trial, figures)
+    about["busy_cores"] = (meters.busy_s() - others) / (time.perf_counter() - started)
+    print(f"the machine was busy with {about['busy_cores']:.1f} cores on average, others included")
+    if given.json is not None:
+        given.json.write_text(json.dumps(about | {"results": results}, indent=1), encoding="utf-8")
+
+
+_NAMES = ("products", "changes", "singles", "seconds")
+
+
+def _tell(results: list[dict[str, Any]], subject: str, trial: str, figures: engine.Figures) -> None:
+    results.append({"subject": subject, "trial": trial, "figures": figures})
+    shown = ", ".join(
+        f"{name} {value:,.0f}" if value >= 100 else f"{name} {value:.2f}" for name, value in figures.items()
+    )
+    print(f"{subject}: {trial}: {shown}", flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.flows", description=__doc__)
+    parser.add_argument("--products", type=int, default=100_000, help="products of the shop (100000)")
+    parser.add_argument("--changes", type=int, default=50_000, help="changes of the mix (50000)")
+    parser.add_argument("--seconds", type=int, default=30, help="of steady load (30)")
+    parser.add_argument("--trials", nargs="+", choices=("engine", "path"), default=("engine", "path"))
+    parser.add_argument("--quick", action="store_true", help="a smoke test of less than a minute")
+    parser.add_argument("--json", type=Path, help="write everything measured")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""A shop in memory, and its changes: the same for the engine, the whole path and PostgreSQL alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from instep_streams.flows.catalog import Column, Table
+
+Row = dict[str, str]
+
+
+class Change(NamedTuple):
+    """One change: `row` is the new row, or for a delete the key."""
+
+    table: str
+    op: Literal["c", "u", "d"]
+    row: Row
+
+
+def _table(table: str, **columns: str) -> Table:
+    made = tuple(Column(each, sql_type, each == "id") for each, sql_type in columns.items())
+    return Table("public", table, made, ("id",))
+
+
+TABLES = {
+    table.name: table
+    for table in (
+        _table("suppliers", id="bigint", name="text"),
+        _table("products", id="bigint", sku="text", name="text", price="numeric(12,2)", supplier_id="bigint",
+               active="boolean"),
+        _table("stock_levels", id="bigint", product_id="bigint", on_hand="integer", reserved="integer",
+               reorder_point="integer"),
+        _table("orders", id="bigint", status="text", placed_at="timestamp with time zone"),
+        _table("order_lines", id="bigint", order_id="bigint", product_id="bigint", qty="integer"),
+    )
+}  # fmt: skip
+CARD = """SELECT p.id AS product_id, p.sku, p.name, p.price, s.name AS supplier,
+    coalesce(sum(l.on_hand - l.reserved), 0) AS available,
+    count(*) FILTER (WHERE l.on_hand < l.reorder_point) AS low_sites, max(o.placed_at) AS last_order
+FROM products p
+LEFT JOIN suppliers s ON s.id = p.supplier_id
+LEFT JOIN stock_levels l ON l.product_id = p.id
+LEFT JOIN (SELECT ol.product_id, max(o.placed_at) AS placed_at FROM order_lines ol JOIN orders o ON o.id = ol.order_id
+    WHERE o.status = 'open' GROUP BY ol.product_id) o ON o.product_id = p.id
+WHERE p.active GROUP BY p.id, s.name"""
+OTHERS = (
+    "SELECT id AS product_id, name, price FROM products WHERE active",
+    "SELECT p.id AS product_id, p.sku, s.name AS supplier FROM products p JOIN suppliers s ON s.id = p.supplier_id",
+    "SELECT product_id, sum(on_hand) AS on_hand, count(*) AS sites FROM stock_levels GROUP BY product_id",
+    "SELECT l.product_id, min(l.on_hand) AS least FROM stock_levels l JOIN products p ON p.id = l.product_id"
+    " GROUP BY l.product_id",
+    "SELECT product_id, sum(qty) AS ordered FROM order_lines GROUP BY product_id",
+    "SELECT p.id AS product_id, p.name FROM products p WHERE EXISTS"
+    " (SELECT 1 FROM stock_levels l WHERE l.product_id = p.id AND l.on_hand < l.reorder_point)",
+    "SELECT p.id AS product_id, p.price, (SELECT count(*) FROM order_lines ol WHERE ol.product_id = p.id) AS lines"
+    " FROM products p",
+    "SELECT DISTINCT ON (l.product_id) l.product_id, l.id AS site, l.on_hand FROM stock_levels l"
+    " ORDER BY l.product_id, l.on_hand DESC, l.id",
+    "SELECT s.id AS product_id, s.name FROM suppliers s",
+)
+
+
+class World:
+    """The shop's rows; `changes` draws from them and keeps them up to date.
+
+    Args:
+        products: how many; the other tables in proportion (10 lines, 5 stock levels, 2.5 orders per product).
+    """
+
+    def __init__(self, products: int) -> None:
+        self._rnd = rnd = random.Random(7)
+        self.products, self.suppliers = products, max(10, products // 100)
+        self._orders, self._next_line = products * 5 // 2, products * 10 + 1
+        self._rows: dict[str, dict[int, Row]] = {
+            "suppliers": {i: {"id": str(i), "name": f"Supplier {i}"} for i in range(1, self.suppliers + 1)},
+            "products": {
+                i: {"id": str(i), "sku": f"SKU-{i}", "name": f"Product {i}", "price": f"{i % 500}.{i % 100:02}",
+                    "supplier_id": str(i % self.suppliers + 1), "active": "f" if i % 20 == 0 else "t"}
+                for i in range(1, products + 1)
+            },
+            "stock_levels": {
+                i: {"id": str(i), "product_id": str((i - 1) // 5 + 1), "on_hand": str(rnd.randrange(100)),
+                    "reserved": str(rnd.randrange(5)), "reorder_point": "20"}
+                for i in range(1, 5 * products + 1)
+            },
+            "orders": {
+                i: {"id": str(i), "status": "done" if i % 4 else "open",
+                    "placed_at": f"2026-{i % 12 + 1:02}-{i % 28 + 1:02} {i % 24:02}:00:00+00"}
+                for i in range(1, self._orders + 1)
+            },
+            "order_lines": {
+                i: {"id": str(i), "order_id": str((i - 1) // 4 + 1), "product_id": str(rnd.randrange(1, products + 1)),
+                    "qty": str(rnd.randrange(1, 9))}
+                for i in range(1, 10 * products + 1)
+            },
+        }  # fmt: skip
+
+    def rows(self) -> Iterator[tuple[str, list[Row]]]:
+        """Every table's rows as they are now."""
+        for name, rows in self._rows.items():
+            yield name, list(rows.values())
+
+    def changes(self, count: int, *, rename: bool = True) -> list[Change]:
+        """70 % stock, 15 % order lines, 10 % prices, 4 % moves to another supplier or product, 1 % supplier renames."""
+        return [self._one(self._rnd.random() if rename else self._rnd.random() * 0.99) for _ in range(count)]
+
+    def _one(self, chance: float) -> Change:
+        product = self._rnd.randrange(1, self.products + 1)
+        if chance < 0.70:
+            return self._set("stock_levels", (product - 1) * 5 + self._rnd.randrange(1, 6), "on_hand", self._below(100))
+        if chance < 0.75:
+            return self._new_line(product)
+        line = self._rnd.randrange(1, self._next_line)
+        if chance < 0.80 and line in self._rows["order_lines"]:
+            del self._rows["order_lines"][line]
+            return Change("order_lines", "d", {"id": str(line)})
+        if chance < 0.85:
+            return self._line(line, "qty", self._below(9), product)
+        if chance < 0.95:
+            return self._set("products", product, "price", f"{self._below(500)}.{self._rnd.randrange(100):02}")
+        if chance < 0.97:
+            return self._set("products", product, "supplier_id", str(self._rnd.randrange(1, self.suppliers + 1)))
+        if chance < 0.99:
+            return self._line(line, "product_id", str(product), product)
+        return self.rename(self._rnd.randrange(1, self.suppliers + 1))
+
+    def rename(self, supplier: int) -> Change:
+        """A supplier's name changes."""
+        return self._set("suppliers", supplier, "name", f"S{supplier} {self._rnd.random()}")
+
+    def gather(self, supplier: int, count: int) -> list[Change]:
+        """So many products move to one supplier."""
+        return [self._set("products", i, "supplier_id", str(supplier)) for i in range(1, count + 1)]
+
+    def _below(self, limit: int) -> str:
+        return str(self._rnd.randrange(limit))
+
+    def _set(self, table: str, number: int, column: str, value: str) -> Change:
+        row = self._rows[table][number] = self._rows[table][number] | {column: value}
+        return Change(table, "u", row)
+
+    def _line(self, number: int, column: str, value: str, product: int) -> Change:
+        if number not in self._rows["order_lines"]:
+            return self._new_line(product)
+        return self._set("order_lines", number, column, value)
+
+    def _new_line(self, product: int) -> Change:
+        number, self._next_line = self._next_line, self._next_line + 1
+        row = {"id": str(number), "order_id": str(self._rnd.randrange(1, self._orders + 1)),
+               "product_id": str(product), "qty": "1"}  # fmt: skip
+        self._rows["order_lines"][number] = row
+        return Change("order_lines", "c", row)
