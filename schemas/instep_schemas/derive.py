@@ -93,8 +93,12 @@ def _key_fields(relation: Relation, options: WireOptions, fields: Iterable[Field
     if options.profile == "native":
         _refuse_changed_keys(relation, options)
     else:  # Debezium's column filters leave the key alone
+        shown = {field.column.name for field in fields}
         plain = replace(options, exclude=(), include=(), mask=(), truncate=(), hashed=())
-        fields = _fields(relation, plain)
+        fields = [
+            field if field.column.name in shown else replace(field, optional=True, default=None)
+            for field in _fields(relation, plain)
+        ]
         names = chosen_key(relation, options) or names
     by_name = {field.column.name: field for field in fields}
     return tuple(by_name[name] for name in names if name in by_name)

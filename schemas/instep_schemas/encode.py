@@ -154,13 +154,15 @@ class TableEncoder:
         old_key = self.key(before) if self._key_is_old else key
         if key is None or old_key is None or key == old_key:
             return [Record(key, self.envelope(Op.UPDATE, before, after, source, lsn, stamp, block()))]
-        gone = (NEW_KEY, self._json(key))
-        came = (OLD_KEY, self._json(old_key))
-        return [
-            Record(old_key, self.envelope(Op.DELETE, before, None, source, lsn, stamp, block()), gone),
-            *self._tombstone(old_key, gone),
-            Record(key, self.envelope(Op.CREATE, None, after, source, lsn, stamp, block()), came),
-        ]
+        halves: list[Record] = []
+        if Op.DELETE not in self.options.skipped:
+            gone = (NEW_KEY, self._json(key))
+            halves.append(Record(old_key, self.envelope(Op.DELETE, before, None, source, lsn, stamp, block()), gone))
+            halves += self._tombstone(old_key, gone)
+        if Op.CREATE not in self.options.skipped:
+            came = (OLD_KEY, self._json(old_key))
+            halves.append(Record(key, self.envelope(Op.CREATE, None, after, source, lsn, stamp, block()), came))
+        return halves
 
     def _old_key(self, before: Tuple) -> bytes | None:
         if not self._key_is_old:

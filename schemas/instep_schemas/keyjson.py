@@ -35,6 +35,9 @@ def key_body(schema: dict[str, Any], text: bytes) -> bytes:
 
 
 def _read(avro: Any, data: bytes, at: int) -> tuple[Any, int]:
+    if isinstance(avro, list):  # only a key that a setting chose has nullable columns
+        branch = avro[data[at] >> 1]
+        return (None, at + 1) if branch == "null" else _read(branch, data, at + 1)
     kind = kind_of(avro)[0]
     if kind in ("int", "long"):
         return read_long(data, at)
@@ -51,19 +54,22 @@ def _read(avro: Any, data: bytes, at: int) -> tuple[Any, int]:
         for field in avro["fields"]:
             record[field["name"]], at = _read(field["type"], data, at)
         return record, at
-    return _read_array(avro["items"][1], data, at)
+    return _read_array(avro["items"], data, at)
 
 
 def _read_array(item: Any, data: bytes, at: int) -> tuple[list[Any], int]:
     items: list[Any] = []
     count, at = read_long(data, at)
     for _ in range(count):
-        value, at = _read(item, data, at + 1) if data[at] else (None, at + 1)
+        value, at = _read(item, data, at)
         items.append(value)
     return items, at + 1 if count else at
 
 
 def _write(avro: Any, value: Any) -> bytes:
+    if isinstance(avro, list):
+        null = avro.index("null")
+        return bytes((null << 1,)) if value is None else bytes((1 - null << 1,)) + _write(avro[1 - null], value)
     kind = kind_of(avro)[0]
     if kind in ("int", "long"):
         return long(value)
@@ -77,6 +83,5 @@ def _write(avro: Any, value: Any) -> bytes:
         return _FLOATS[kind].pack(value)
     if kind == "record":
         return b"".join(_write(field["type"], value[field["name"]]) for field in avro["fields"])
-    item = avro["items"][1]
-    items = b"".join(b"\x00" if each is None else b"\x02" + _write(item, each) for each in value)
+    items = b"".join(_write(avro["items"], each) for each in value)
     return long(len(value)) + items + b"\x00" if value else b"\x00"

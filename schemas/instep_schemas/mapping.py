@@ -174,7 +174,10 @@ def _map_array(kind: Type, modifier: int, options: WireOptions) -> Mapped | None
     item = _map(element, modifier, options)
     if item is None:
         return None
-    return Mapped({"type": "array", "items": ["null", item.avro]}, "array", item=item, base="array")
+    # Debezium alone of all types gives an enum's items no null
+    strict = options.profile == "debezium" and element.kind is TypeKind.ENUM
+    items = item.avro if strict else ["null", item.avro]
+    return Mapped({"type": "array", "items": items}, "array", item=item, base="array")
 
 
 _SIMPLE: Final[dict[str, tuple[Avro, str]]] = {

@@ -67,6 +67,8 @@ class Cells:
         if field.optional and (field.default is None or self.options.profile == "native"):
             return self._none
         content = field.default if field.default is not None else standins.zero(field.mapped.avro)
+        if field.hashed is not None:
+            content = self.codec(b"")
         return self.some(content or b"\x00")
 
     def after(self, row: Tuple) -> bytes:

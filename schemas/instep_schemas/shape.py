@@ -142,7 +142,8 @@ def sql_type(avro: Avro) -> str:
             length = avro["connect.parameters"]["length"]
             return "bit varying" if length == "2147483647" else f"bit({length})"
         if kind == "array":
-            return sql_type(next(each for each in avro["items"] if each != "null")) + "[]"
+            items = avro["items"]
+            return sql_type(next(each for each in items if each != "null") if isinstance(items, list) else items) + "[]"
     if kind not in _BY_KIND:
         raise ValueError(f"no PostgreSQL type for the Avro type {name or kind}")
     return _BY_KIND[kind]

@@ -79,8 +79,10 @@ def placeholder(avro: Avro, text: str) -> bytes | None:
     if kind == "map":
         return long(1) + counted(content) + b"\x02" + counted(content) + b"\x00"
     if kind == "array" and isinstance(avro, dict):
-        items = _placeholder_items(avro["items"][1], content)
-        return long(len(items)) + b"".join(b"\x02" + item for item in items) + b"\x00"
+        strict = not isinstance(avro["items"], list)
+        items = _placeholder_items(avro["items"] if strict else avro["items"][1], content)
+        some = b"" if strict else b"\x02"
+        return long(len(items)) + b"".join(some + item for item in items) + b"\x00"
     return None
 
 

@@ -296,11 +296,16 @@ def array(mapped: Mapped) -> Codec:
     if mapped.item is None:
         raise AssertionError("an array without an item type")
     item = codec_of(mapped.item)
+    strict = isinstance(mapped.avro, dict) and not isinstance(mapped.avro["items"], list)
 
     def encode(text: bytes) -> bytes:
         items = literals.parse_array(text.decode())
         if not items:
             return b"\x00"
+        if strict:
+            if None in items:
+                raise Refused("a null in an array of enum labels, whose schema has no null")
+            return long(len(items)) + b"".join(item((each or "").encode()) for each in items) + b"\x00"
         parts = [b"\x00" if each is None else b"\x02" + item(each.encode()) for each in items]
         return long(len(items)) + b"".join(parts) + b"\x00"
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
+from instep.change import Op
 from instep.errors import InstepError
 
 Profile = Literal["debezium", "native"]
@@ -87,6 +88,7 @@ class WireOptions:
         unavailable: stands for an unchanged TOAST column [unavailable.value.placeholder].
         tombstones: whether a null value follows each delete [tombstones.on.delete].
         transactions: whether records name their transaction [provide.transaction.metadata].
+        skipped: operations that are not written, also as the halves of a key change [skipped.operations].
         exclude: regular expressions of `schema.table.column`: not written [column.exclude.list].
         include: the same: what does not match is not written, when there are any [column.include.list].
         keys: the same, in order: the Kafka key's columns of the tables that have any [message.key.columns].
@@ -109,6 +111,7 @@ class WireOptions:
     unavailable: str = UNAVAILABLE
     tombstones: bool = True
     transactions: bool = False
+    skipped: frozenset[Op] = frozenset()
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
@@ -171,11 +174,16 @@ EXCEPTIONS: Final[Mapping[str, Deviation]] = {
         "the stream's numbers in both; the decoder reads them as infinity again.",
     ),
     "numeric-special": Deviation(
-        "NaN or Infinity in a numeric stops the connector (decimal.handling.mode=precise).",
+        "NaN or Infinity in a numeric becomes null, or stops the connector where null is not allowed "
+        "(decimal.handling.mode=precise).",
         "Unencodable: that change goes to the dead letters. (The native profile carries it in unconstrained numerics.)",
     ),
     "array-dimensions": Deviation(
         "Only one-dimensional arrays from 1 are supported; others lose their shape.",
+        "Unencodable.",
+    ),
+    "null-in-enum-array": Deviation(
+        "An array of enum labels that holds a null becomes null as a whole: its schema has no null for the items.",
         "Unencodable.",
     ),
     "timestamp-range": Deviation(

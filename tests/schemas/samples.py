@@ -118,12 +118,12 @@ def quoted(item: str | None) -> str:
     return f'"{escaped}"'
 
 
-def arrays(items: st.SearchStrategy[Pair]) -> st.SearchStrategy[Pair]:
+def arrays(items: st.SearchStrategy[Pair], *, nulls: bool = True) -> st.SearchStrategy[Pair]:
     def pair(pairs: list[Pair | None]) -> Pair:
         texts = ",".join(quoted(None if each is None else each[0]) for each in pairs)
         return f"{{{texts}}}", [None if each is None else each[1] for each in pairs]
 
-    return st.lists(st.none() | items, max_size=5).map(pair)
+    return st.lists(st.none() | items if nulls else items, max_size=5).map(pair)
 
 
 def same(strategy: st.SearchStrategy[str]) -> st.SearchStrategy[Pair]:
@@ -193,7 +193,7 @@ SAMPLES = {
     "uuid[]": Sample(array(base("uuid")), arrays(same(st.uuids().map(str))), sql="uuid[]"),
     "numeric[]": Sample(array(base("numeric")), arrays(decimals(6, 2)), numeric(6, 2), sql="numeric(6,2)[]"),
     "timestamptz[]": Sample(array(base("timestamptz")), arrays(zoned(6)), sql="timestamp with time zone[]"),
-    "enum[]": Sample(array(MOOD), arrays(same(st.sampled_from(MOOD.labels))), sql="public.mood[]"),
+    "enum[]": Sample(array(MOOD), arrays(same(st.sampled_from(MOOD.labels)), nulls=False), sql="public.mood[]"),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import psycopg
@@ -13,7 +13,7 @@ from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
 
 from instep.errors import SourceError
-from instep_connectors.postgres.publication import Published, publication_exists, published_tables
+from instep_connectors.postgres.publication import Published, publication_exists
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +75,15 @@ def selected(conn: Connection, selection: Selection) -> list[Published]:
     return list(dict.fromkeys(ordered)) if selection.tables else tables
 
 
-def with_columns(conn: Connection, tables: Sequence[Published], publication: str) -> list[Published]:
-    """The tables with the column lists and row filters of a publication, where it holds them."""
-    published = {table.oid: table for table in published_tables(conn, publication)}
-    return [published.get(table.oid, table) for table in tables]
+def with_columns(conn: Connection, tables: Sequence[Published]) -> list[Published]:
+    """The tables with all their columns: Debezium copies generated ones too, whatever the publication leaves out."""
+    rows = conn.execute(
+        "SELECT attrelid::bigint, array_agg(attname::text ORDER BY attnum) FROM pg_attribute"
+        " WHERE attrelid = ANY(%s::oid[]) AND attnum > 0 AND NOT attisdropped GROUP BY 1",
+        ([table.oid for table in tables],),
+    )
+    columns = dict(rows.fetchall())
+    return [replace(table, columns=tuple(columns.get(table.oid, ()))) for table in tables]
 
 
 def open_publication(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from psycopg.conninfo import make_conninfo
@@ -212,9 +212,10 @@ def split_patterns(text: str, name: str) -> tuple[str, ...]:
 def _compatible(reader: _Reader, prefix: str) -> Compatible:
     heartbeat_ms = reader.number("heartbeat.interval.ms", 0)
     transactions = reader.flag("provide.transaction.metadata", False)
+    skipped = _skipped(reader.take("skipped.operations", "t"))
     transaction_topic = topic_name(f"{prefix}.{reader.take('topic.transaction', 'transaction')}")
     return Compatible(
-        wire=_wire(reader, prefix, transactions),
+        wire=replace(_wire(reader, prefix, transactions), skipped=skipped),
         selection=Selection(
             reader.patterns("schema.include.list"),
             reader.patterns("schema.exclude.list"),
@@ -225,7 +226,7 @@ def _compatible(reader: _Reader, prefix: str) -> Compatible:
         via_root=reader.flag("publish.via.partition.root", False),
         snapshot=_snapshot(reader),
         snapshot_tables=reader.patterns("snapshot.include.collection.list"),
-        skipped=_skipped(reader.take("skipped.operations", "t")),
+        skipped=skipped,
         skip_unchanged=reader.flag("skip.messages.without.change", False),
         context_headers=reader.flag("extended.headers.enabled", True),
         transaction_topic=transaction_topic if transactions else None,

@@ -71,15 +71,13 @@ class Incremental:
         settings: names the signal table.
         control: a connection in autocommit mode; used only in calls of the streaming thread.
         tables: makes captured tables.
-        publication: tells columns and row filters.
         state: from the last journal entry, empty for none.
     """
 
-    def __init__(self, settings: Compatible, control: Connection, tables: Tables, publication: str, state: str) -> None:
+    def __init__(self, settings: Compatible, control: Connection, tables: Tables, state: str) -> None:
         self._settings = settings
         self._control = control
         self._tables = tables
-        self._publication = publication
         known = json.loads(state).get("incremental", {}) if state else {}
         self._todo = [_Request(**each) for each in known.get("todo", [])]
         self._paused = bool(known.get("paused", False))
@@ -252,7 +250,7 @@ class Incremental:
 
     def _describe(self, name: str) -> tuple[Published | None, Relation | None]:
         known = [table for table in selected(self._control, self._settings.selection) if table.table == name]
-        for published in with_columns(self._control, known, self._publication):
+        for published in with_columns(self._control, known):
             catalog = Catalog(self._control, primary_first=True)
             return published, catalog.relations({published.oid: published.columns}).get(published.oid)
         return None, None

@@ -173,7 +173,7 @@ class Session:
         open_publication(
             self._control, name, compatible.publication, compatible.selection, via_root=compatible.via_root
         )  # fmt: skip
-        return with_columns(self._control, selected(self._control, compatible.selection), name)
+        return with_columns(self._control, selected(self._control, compatible.selection))
 
     def _replicate(self, stack: ExitStack) -> ReplicationConnection:
         replication = ReplicationConnection(self._task.dsn, self._task.application)
@@ -221,7 +221,7 @@ class Session:
         if compatible is None or not compatible.signals:
             return None
         state = "" if last.snapshot else last.snapshot_state
-        return Incremental(compatible, self._control, self._parts.tables, self._own.publication, state)
+        return Incremental(compatible, self._control, self._parts.tables, state)
 
     def _describe(self, message: RelationMessage) -> CapturedTable | None:
         if not self._parts.tables.wanted(message):

@@ -104,9 +104,9 @@ class TransactionCounter:
         self._counts: Counter[str] = Counter()
         self.begun = False
 
-    def start(self, xid: int, committed_us: int, *, begun: bool) -> None:
-        """A transaction starts; `begun`: an earlier batch holds its BEGIN."""
-        self._xid, self._committed_ms, self.begun = xid, committed_us // 1000, begun
+    def start(self, xid: int, committed_us: int) -> None:
+        """A transaction starts."""
+        self._xid, self._committed_ms, self.begun = xid, committed_us // 1000, False
         self._counts = Counter()
 
     def counts(self) -> Counter[str]:
@@ -117,12 +117,12 @@ class TransactionCounter:
         """Forget the events since `counts`."""
         self._counts = counts
 
-    def begin(self, lsn: int) -> list[Record]:
-        """Its BEGIN, unless it is written already."""
-        if self.begun:
+    def begin(self, lsn: int, *, written: bool = False) -> list[Record]:
+        """Its BEGIN behind its first event; `written`: an earlier batch holds it."""
+        if self.begun or not self._counts.total():
             return []
         self.begun = True
-        return [self._topics.begin(f"{self._xid}:{lsn}", self._committed_ms)]
+        return [] if written else [self._topics.begin(f"{self._xid}:{lsn}", self._committed_ms)]
 
     def event(self, collection: str, lsn: int) -> bytes:
         """Count one event, and give its `transaction` field."""
@@ -134,5 +134,5 @@ class TransactionCounter:
         return self.event(_MESSAGES, lsn)
 
     def end(self, end_lsn: int) -> list[Record]:
-        """What is left to write when it commits."""
-        return [*self.begin(end_lsn), self._topics.end(f"{self._xid}:{end_lsn}", self._committed_ms, self._counts)]
+        """Its END when it commits; a transaction without events has none."""
+        return [self._topics.end(f"{self._xid}:{end_lsn}", self._committed_ms, self._counts)] if self.begun else []

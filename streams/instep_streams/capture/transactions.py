@@ -127,7 +127,7 @@ class Transactions:
         self._ours = False
         self._skip = self._dropped(begin.lsn)
         if self._counter is not None:
-            self._counter.start(begin.xid, begin.committed_us, begun=self._skip > 0)
+            self._counter.start(begin.xid, begin.committed_us)
         self._stamp = time_stamp(time.time_ns())
         self._source = SourceBlock(
             self._options, committed_us=begin.committed_us, transaction=begin.xid, last_commit=self._last_commit
@@ -144,7 +144,7 @@ class Transactions:
         self._last_commit = commit.end_lsn
         if self._skip == -1:
             return
-        if self._counter is not None and (self._counter.begun or not self._ours):
+        if self._counter is not None and self._counter.begun:
             self.batch.records += self._counter.end(commit.end_lsn)
             self.batch.pass_by(Position(self._epoch, self._lsn, max(self._seq - 1, 0)), self._committed_us)
         if self._ours:
@@ -185,9 +185,8 @@ class Transactions:
             return
         block = b"\x00"
         if self._counter is not None:
-            if not dropped:
-                self.batch.records += self._counter.begin(message.lsn)
             block = self._counter.message(message.lsn)
+            self.batch.records += self._counter.begin(message.lsn, written=dropped)
         if not dropped:
             self.batch.records.append(side.message(message, self._source, block))
             self.batch.reach(Position(self._epoch, self._lsn, seq), self._committed_us)
@@ -225,10 +224,10 @@ class Transactions:
         position = Position(self._epoch, self._lsn, seq)
         if old is not None and new is not None and ABSENT in new:
             new = _completed(table, old, new)
-        if self._counter is not None and not dropped:
-            self.batch.records += self._counter.begin(lsn)
         try:
             encoded = self._encode(table, op, old, new, lsn)
+            if self._counter is not None:
+                self.batch.records += self._counter.begin(lsn, written=bool(dropped))
             if not dropped:  # else only to count it
                 self._add(self._tables[oid] or table, op, encoded, position)
                 if self._incremental is not None:
@@ -276,9 +275,11 @@ class Transactions:
         batch = self.batch
         batch.records += records
         batch.size += size
-        if len(encoded) >= 2 and op is Op.UPDATE:  # a key change is a delete and a create
-            batch.count(table.name, DELETE)
-            batch.count(table.name, CREATE)
+        if op is Op.UPDATE and not (len(encoded) == 1 and encoded[0].moved is None):
+            # a key change is a delete and a create, as far as the settings want them
+            for half in (Op.DELETE, Op.CREATE):
+                if half not in self._skipped:
+                    batch.count(table.name, _KIND[half])
         else:
             batch.count(table.name, _KIND[op])
         batch.schema_ids |= table.ids
@@ -311,8 +312,8 @@ class Transactions:
                 continue
             block = b"\x00"
             if self._counter is not None:
-                self.batch.records += self._counter.begin(lsn)
                 block = self._counter.event(table.name, lsn)
+                self.batch.records += self._counter.begin(lsn, written=bool(dropped))
             if dropped:
                 continue
             position = Position(self._epoch, self._lsn, seq)
