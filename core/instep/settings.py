@@ -92,6 +92,15 @@ class KafkaSettings(Model):
         }
 
 
+class AccountSettings(Model):
+    """One account of `instep registry`, beside `registry.user`."""
+
+    password: Secret = Field(Secret(""), description="usually `env:NAME`; empty: by client certificate only")
+    roles: dict[str, Literal["none", "read", "write", "admin"]] = Field(
+        description="by the beginning of a subject, `*` for all: the longest that fits holds"
+    )
+
+
 class RegistrySettings(Model):
     """The schema registry."""
 
@@ -99,6 +108,13 @@ class RegistrySettings(Model):
     listen: str = Field("127.0.0.1:0", description="where `instep registry` listens; port 0: any free one")
     user: str = Field("", description="basic authentication")
     password: Secret = Field(Secret(""), description="basic authentication; usually `env:NAME`")
+    accounts: dict[str, AccountSettings] = Field(
+        default_factory=dict, description="further accounts, by user name or the common name of a client's certificate"
+    )
+    certificate: Path | None = Field(None, description="PEM file with the chain: `instep registry` listens with TLS")
+    certificate_key: Path | None = Field(None, description="PEM file with its key, when it is not in the same file")
+    client_ca: Path | None = Field(None, description="PEM file: clients may show a certificate issued by these")
+    audit: Path | None = Field(None, description="file that gets a JSON line for each write; default: the log")
 
 
 class StateSettings(Model):

@@ -7,12 +7,9 @@ read the outcome itself, so that a client sees its own writes at whichever insta
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import logging
-from base64 import b64encode
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import aiohttp
@@ -20,7 +17,9 @@ from aiohttp import web
 
 import instep
 from instep_schemas.registry import reads, refusals, registration, writes
+from instep_schemas.registry.access import Account, Accounts, Role, View, check
 from instep_schemas.registry.ask import Ask
+from instep_schemas.registry.audit import Audit
 from instep_schemas.registry.election import HEALTH, Election
 from instep_schemas.registry.entries import Decision
 from instep_schemas.registry.instance import Instance, NotLeading
@@ -38,6 +37,7 @@ _POSITION: Final = "X-Instep-Position"
 _LEADER_WAIT_S: Final = 5.0
 _LEADER_POLL_S: Final = 0.1
 _FORWARD_TIMEOUT_S: Final = 20.0
+_SPEAKER: Final = "X-Instep-For"
 _KEPT_HEADERS: Final = ("Authorization", "Content-Type", "Accept")
 
 Read = Callable[[Store, Ask], Any]
@@ -118,29 +118,21 @@ _WRITES: Final[Sequence[tuple[str, str, Decide]]] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """The one account that may call, when there is one."""
-
-    user: str
-    password: str
-
-    def allow(self, header: str) -> bool:
-        """Whether an Authorization header is this account's."""
-        if not self.user:
-            return True
-        expected = "Basic " + b64encode(f"{self.user}:{self.password}".encode()).decode()
-        return hmac.compare_digest(header.encode(), expected.encode())
-
-
 class Api:
     """The routes of one instance."""
 
     def __init__(
-        self, instance: Instance, election: Election, session: aiohttp.ClientSession, credentials: Credentials
+        self,
+        instance: Instance,
+        election: Election,
+        session: aiohttp.ClientSession,
+        accounts: Accounts,
+        audit: Audit,
+        own: str = "",
     ) -> None:
         self._instance, self._election, self._session = instance, election, session
-        self._credentials = credentials
+        self._accounts, self._audit = accounts, audit
+        self._own = own
 
     def application(self) -> web.Application:
         """The aiohttp application."""
@@ -165,8 +157,7 @@ class Api:
     ) -> web.StreamResponse:
         try:
             if request.path not in (HEALTH, "/"):
-                if not self._credentials.allow(request.headers.get("Authorization", "")):
-                    raise Refusal(401, 401, "User name and password are needed.")
+                self._caller(request)
                 if not self._instance.loaded.is_set():
                     raise refusals.store_failed("the schemas have not been read from Kafka yet")
             return await handler(request)
@@ -179,18 +170,36 @@ class Api:
             log.exception("%s %s failed", request.method, request.path)
             return _answer(Refusal(500, 500, "Internal Server Error").body(), 500)
 
+    def _caller(self, request: web.Request) -> Account:
+        return self._accounts.caller(request.headers.get("Authorization", ""), _certificate(request))
+
     def _reading(self, read: Read) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def answer(request: web.Request) -> web.Response:
-            return _answer(read(self._instance.store, await _ask(request)))
+            ask, account = await _ask(request), self._caller(request)
+            if account.unlimited:
+                return _answer(read(self._instance.store, ask))
+            if "subject" in ask.path:
+                check(account, ask, Role.READ)
+            return _answer(read(View(self._instance.store, account), ask))
 
         return answer
 
     def _writing(self, decide: Decide) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def answer(request: web.Request) -> web.Response:
-            ask = await _ask(request)
+            ask, account = await _ask(request), self._caller(request)
+            who = _speaker(request, account)
+            try:
+                check(account, ask, _least(decide, ask))
+            except Refusal as refusal:
+                self._audit.note(who, request.method, request.path_qs, refusal.code)
+                raise
             if decide is _register and (known := self._known(ask)) is not None:
                 return _answer(known.answer)
-            return await self._write(request, ask, decide)
+            try:
+                return await self._write(request, ask, decide, who)
+            except Refusal as refusal:
+                self._audit.note(who, request.method, request.path_qs, refusal.code)
+                raise
 
         return answer
 
@@ -204,29 +213,32 @@ class Api:
 
     # ---- writes -----------------------------------------------------------------------------------------------------
 
-    async def _write(self, request: web.Request, ask: Ask, decide: Decide) -> web.Response:
+    async def _write(self, request: web.Request, ask: Ask, decide: Decide, who: str) -> web.Response:
         deadline = asyncio.get_running_loop().time() + _LEADER_WAIT_S
         while True:
             try:
                 answer = await self._instance.write(lambda store: decide(store, ask))
                 status = 204 if answer is None else 200
+                self._audit.note(who, request.method, request.path_qs, status, answer)
                 return _answer(answer, status, {_POSITION: str(self._instance.position)})
             except NotLeading:
                 if request.headers.get(_FORWARD, "").lower() == "false":
                     raise refusals.leader_unknown() from None
-            forwarded = await self._forward(request, ask)
+            forwarded = await self._forward(request, ask, who)
             if forwarded is not None:
                 return forwarded
             if asyncio.get_running_loop().time() > deadline:
                 raise refusals.leader_unknown()
             await asyncio.sleep(_LEADER_POLL_S)
 
-    async def _forward(self, request: web.Request, ask: Ask) -> web.Response | None:
+    async def _forward(self, request: web.Request, ask: Ask, who: str) -> web.Response | None:
         """Let the leader answer; None when there is none that could."""
         leader = self._instance.announced
         if leader is None or leader.instance == self._instance.name:
             return None
         headers = {name: request.headers[name] for name in _KEPT_HEADERS if name in request.headers}
+        if self._own:  # what was allowed here is allowed there
+            headers |= {"Authorization": self._own, _SPEAKER: who}
         timeout = aiohttp.ClientTimeout(total=_FORWARD_TIMEOUT_S)
         url = leader.url + request.raw_path
         try:
@@ -275,6 +287,28 @@ class Api:
 
     async def _deployment(self, request: web.Request) -> web.Response:
         return _answer({"attributes": []})
+
+
+def _least(decide: Decide, ask: Ask) -> Role:
+    """The role that a write needs: what cannot be undone, or is checked less, is for administrators."""
+    if decide is _register:
+        body = ask.body if ask.raw else None
+        given = isinstance(body, dict) and body.get("id") not in (None, -1, "-1")
+        return Role.ADMIN if given or ask.flag("force") else Role.WRITE
+    if decide in (_delete_subject, _delete_version):
+        return Role.ADMIN if ask.flag("permanent") else Role.WRITE
+    return Role.ADMIN
+
+
+def _speaker(request: web.Request, account: Account) -> str:
+    """Whom a request is from; another instance says for whom it is."""
+    return request.headers.get(_SPEAKER, account.name) if account.own else account.name
+
+
+def _certificate(request: web.Request) -> str:
+    """The common name of the client's certificate, which TLS has verified."""
+    shown = request.get_extra_info("peercert") or {}
+    return next((value for part in shown.get("subject", ()) for name, value in part if name == "commonName"), "")
 
 
 async def _ask(request: web.Request) -> Ask:

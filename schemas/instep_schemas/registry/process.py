@@ -6,8 +6,10 @@ import asyncio
 import errno
 import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
@@ -16,10 +18,12 @@ from confluent_kafka import KafkaException
 
 from instep.errors import ConfigError, EnvironmentFault
 from instep.settings import KafkaSettings, Settings
-from instep_schemas.registry.api import Api, Credentials
+from instep_schemas.registry.api import Api
+from instep_schemas.registry.audit import Audit
 from instep_schemas.registry.election import Election
 from instep_schemas.registry.instance import Instance
 from instep_schemas.registry.log import TOPIC, ensure_topic
+from instep_schemas.registry.secured import accounts_of, own_header, tls
 
 log = logging.getLogger("instep.registry")
 
@@ -35,12 +39,14 @@ async def run(settings: Settings, stop: asyncio.Event, topic: str = TOPIC) -> No
     Kafka may be away at the start, and at any time later: reads go on, writes are refused with 50001 until it is back.
 
     Raises:
-        ConfigError: `registry.listen` is no address.
+        ConfigError: `registry.listen` is no address, or accounts, certificates or the audit file are not right.
         EnvironmentFault: the port is in use.
         RegistryError: the topic `_schemas` cannot hold schemas safely, or two registries have one address.
     """
+    accounts, audit = accounts_of(settings.registry), _audit(settings.registry.audit)
+    serving, calling = tls(settings.registry)
     listening = _listen(settings.registry.listen)
-    url = f"http://{_advertised(listening)}"
+    url = f"{'http' if serving is None else 'https'}://{_advertised(listening)}"
     if not settings.registry.user and not listening.getsockname()[0].startswith(_LOOPBACK):
         log.warning("everybody who reaches %s may change schemas: set registry.user and registry.password", url)
     try:
@@ -48,15 +54,16 @@ async def run(settings: Settings, stop: asyncio.Event, topic: str = TOPIC) -> No
     except KafkaException as exc:
         listening.close()
         raise ConfigError(f"kafka.options: {exc.args[0].str()}.") from exc
-    credentials = Credentials(settings.registry.user, settings.registry.password.reveal())
     try:
-        async with aiohttp.ClientSession() as session:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=calling)) as session:
             election = Election(instance, session)
-            async with _served(Api(instance, election, session, credentials).application(), listening):
+            api = Api(instance, election, session, accounts, audit, own_header(settings.registry))
+            async with _served(api.application(), listening, serving):
                 await _work(settings.kafka, instance, election, stop, topic)
     finally:
         await instance.close()
         listening.close()
+        audit.close()
 
 
 async def _work(kafka: KafkaSettings, instance: Instance, election: Election, stop: asyncio.Event, topic: str) -> None:
@@ -102,14 +109,23 @@ async def _until_topic(kafka: KafkaSettings, topic: str) -> None:
 
 
 @asynccontextmanager
-async def _served(app: web.Application, listening: socket.socket) -> AsyncIterator[None]:
+async def _served(
+    app: web.Application, listening: socket.socket, serving: ssl.SSLContext | None
+) -> AsyncIterator[None]:
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_DRAIN_S)
     await runner.setup()
     try:
-        await web.SockSite(runner, listening).start()
+        await web.SockSite(runner, listening, ssl_context=serving).start()
         yield
     finally:
         await runner.cleanup()
+
+
+def _audit(path: Path | None) -> Audit:
+    try:
+        return Audit(path)
+    except OSError as exc:
+        raise ConfigError(f"registry.audit: {path} cannot be written: {exc.strerror}.") from exc
 
 
 def _listen(address: str) -> socket.socket:

@@ -30,6 +30,11 @@ def bad_request(message: str) -> Refusal:
     return Refusal(400, 400, message)
 
 
+def denied(user: str, role: str, subject: str | None) -> Refusal:
+    """40301."""
+    return Refusal(403, 40301, f"{user} has not the role {role} for {subject or 'all subjects'}.")
+
+
 def subject_not_found(subject: str) -> Refusal:
     """40401."""
     return Refusal(404, 40401, f"Subject '{subject}' not found.")

@@ -1,0 +1,67 @@
+"""Accounts and TLS as they stand in the settings."""
+
+from __future__ import annotations
+
+import ssl
+from base64 import b64encode
+
+from instep.errors import ConfigError
+from instep.settings import RegistrySettings
+from instep_schemas.registry.access import EVERYTHING, Account, Accounts, Role
+
+
+def accounts_of(settings: RegistrySettings) -> Accounts:
+    """Every account: `registry.user` may do everything, the others what their roles say.
+
+    Raises:
+        ConfigError: there are accounts, but not `registry.user`; or a secret is missing.
+    """
+    if settings.accounts and not settings.user:
+        raise ConfigError(
+            "registry.accounts needs registry.user, the account of Instep's own processes.",
+            "Set registry.user and registry.password.",
+        )
+    if not settings.user:
+        return Accounts()
+    own = Account(settings.user, {EVERYTHING: Role.ADMIN}, own=True)
+    passwords = {
+        name: (Account(name, {_prefix(p): Role[r.upper()] for p, r in each.roles.items()}), each.password.reveal())
+        for name, each in settings.accounts.items()
+    }
+    return Accounts({**passwords, settings.user: (own, settings.password.reveal())})
+
+
+def _prefix(text: str) -> str:
+    return EVERYTHING if text in ("", "*") else text.removesuffix("*")
+
+
+def own_header(settings: RegistrySettings) -> str:
+    """The Authorization header with which one instance calls another; empty: none is needed."""
+    if not settings.user:
+        return ""
+    return "Basic " + b64encode(f"{settings.user}:{settings.password.reveal()}".encode()).decode()
+
+
+def tls(settings: RegistrySettings) -> tuple[ssl.SSLContext | None, ssl.SSLContext | bool]:
+    """The contexts for listening (None: without TLS) and for calling other instances.
+
+    Raises:
+        ConfigError: a file is missing or is not what it should be.
+    """
+    if settings.certificate is None:
+        if settings.client_ca or settings.certificate_key:
+            raise ConfigError("registry.certificate is missing.", "Set it, or remove client_ca and certificate_key.")
+        return None, True
+    try:
+        serving, calling = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
+        for context in (serving, calling):
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.load_cert_chain(settings.certificate, settings.certificate_key)
+        calling.load_verify_locations(settings.certificate)
+        if settings.client_ca is not None:
+            serving.load_verify_locations(settings.client_ca)
+            serving.verify_mode = ssl.CERT_OPTIONAL  # others show a password
+            calling.load_verify_locations(settings.client_ca)
+    except (OSError, ssl.SSLError) as exc:
+        raise ConfigError(f"registry.certificate, certificate_key or client_ca cannot be used: {exc}.") from exc
+    return serving, calling
