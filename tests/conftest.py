@@ -1,6 +1,7 @@
 """Real parts for every test: each fixture plug-in lives in tests/fixtures and is loaded here."""
 
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -27,6 +28,8 @@ def pytest_configure(config: pytest.Config) -> None:
     As root, PostgreSQL runs as another user and must be able to enter it; the folder that pytest shares between runs is
     closed again by every run that starts meanwhile.
     """
+    # A shell starts background jobs with SIGINT ignored, and children inherit that: they would not hear Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.basetemp is None:
         config.stash[_OWN] = config.option.basetemp = tempfile.mkdtemp(prefix="instep-tests-")
 
