@@ -8,7 +8,7 @@ import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from instep_schemas.registry.audit import Audit
 from instep_schemas.registry.election import Election
 from instep_schemas.registry.instance import Instance
 from instep_schemas.registry.log import TOPIC, ensure_topic
-from instep_schemas.registry.secured import accounts_of, own_header, tls
+from instep_schemas.registry.secured import accounts_of, anchored, own_header, tls
 
 log = logging.getLogger("instep.registry")
 
@@ -43,27 +43,25 @@ async def run(settings: Settings, stop: asyncio.Event, topic: str = TOPIC) -> No
         EnvironmentFault: the port is in use.
         RegistryError: the topic `_schemas` cannot hold schemas safely, or two registries have one address.
     """
-    accounts, audit = accounts_of(settings.registry), _audit(settings.registry.audit)
-    serving, calling = tls(settings.registry)
-    listening = _listen(settings.registry.listen)
+    own = anchored(settings.registry, settings.root)
+    accounts, (serving, calling) = accounts_of(own), tls(own)
+    listening = _listen(own.listen)
     url = f"{'http' if serving is None else 'https'}://{_advertised(listening)}"
-    if not settings.registry.user and not listening.getsockname()[0].startswith(_LOOPBACK):
+    if not own.user and not listening.getsockname()[0].startswith(_LOOPBACK):
         log.warning("everybody who reaches %s may change schemas: set registry.user and registry.password", url)
-    try:
-        instance = Instance(settings.kafka, url, topic)
-    except KafkaException as exc:
-        listening.close()
-        raise ConfigError(f"kafka.options: {exc.args[0].str()}.") from exc
-    try:
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=calling)) as session:
-            election = Election(instance, session)
-            api = Api(instance, election, session, accounts, audit, own_header(settings.registry))
-            async with _served(api.application(), listening, serving):
-                await _work(settings.kafka, instance, election, stop, topic)
-    finally:
-        await instance.close()
-        listening.close()
-        audit.close()
+    with listening, closing(_audit(own.audit)) as audit:
+        try:
+            instance = Instance(settings.kafka, url, topic)
+        except KafkaException as exc:
+            raise ConfigError(f"kafka.options: {exc.args[0].str()}.") from exc
+        try:
+            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=calling)) as session:
+                election = Election(instance, session)
+                api = Api(instance, election, session, accounts, audit, own_header(own))
+                async with _served(api.application(), listening, serving):
+                    await _work(settings.kafka, instance, election, stop, topic)
+        finally:
+            await instance.close()
 
 
 async def _work(kafka: KafkaSettings, instance: Instance, election: Election, stop: asyncio.Event, topic: str) -> None:

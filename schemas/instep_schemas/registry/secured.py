@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import ssl
 from base64 import b64encode
+from pathlib import Path
 
 from instep.errors import ConfigError
 from instep.settings import RegistrySettings
 from instep_schemas.registry.access import EVERYTHING, Account, Accounts, Role
+
+
+def anchored(settings: RegistrySettings, root: Path) -> RegistrySettings:
+    """The same with relative paths made from the project's folder."""
+    paths = {name: getattr(settings, name) for name in ("certificate", "certificate_key", "client_ca", "audit")}
+    return settings.model_copy(update={name: root / path for name, path in paths.items() if path is not None})
 
 
 def accounts_of(settings: RegistrySettings) -> Accounts:

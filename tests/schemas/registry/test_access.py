@@ -23,7 +23,7 @@ from tests.schemas.registry.ledger import row
 from instep.errors import ConfigError
 from instep.settings import KafkaSettings, RegistrySettings
 from instep_schemas.registry.access import Account, Role
-from instep_schemas.registry.secured import accounts_of, tls
+from instep_schemas.registry.secured import accounts_of, anchored, tls
 
 ACCOUNTS = {
     "clerk": {"password": "c", "roles": {"shop.": "write", "shop.secret": "none", "common": "read"}},
@@ -139,6 +139,12 @@ def test_settings_that_cannot_be(tmp_path: Path) -> None:
     for wrong in ({"client_ca": "x"}, {"certificate": str(tmp_path / "none.pem")}):
         with pytest.raises(ConfigError, match="certificate"):
             tls(RegistrySettings.model_validate(wrong))
+
+
+def test_paths_start_at_the_projects_folder() -> None:
+    settings = RegistrySettings.model_validate({"certificate": "a.pem", "audit": "/var/audit"})
+    found = anchored(settings, Path("/project"))
+    assert (found.certificate, found.audit, found.client_ca) == (Path("/project/a.pem"), Path("/var/audit"), None)
 
 
 def certificate(folder: Path, name: str) -> Path:
