@@ -15,6 +15,7 @@ from instep_connectors.kafka.faults import fault
         KafkaError._ALL_BROKERS_DOWN,
         KafkaError._MSG_TIMED_OUT,
         KafkaError.NOT_COORDINATOR,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
         KafkaError.NOT_ENOUGH_REPLICAS,
         KafkaError.INVALID_TXN_STATE,
     ],
