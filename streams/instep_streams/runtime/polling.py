@@ -92,6 +92,7 @@ class PollThread:
         self._connectivity, self._on_missing = connectivity, on_missing
         self._commands: collections.deque[Callable[[Any], Any]] = collections.deque()
         self._committing: tuple[Offsets, asyncio.Future[bool]] | None = None
+        self._ours: set[TopicPartition] = set()
         self._quit = threading.Event()
         self.room = threading.Event()
         """Cleared while enough messages wait in memory: then nothing more is fetched."""
@@ -124,14 +125,26 @@ class PollThread:
         if not self._thread.is_alive():
             return False
         future: asyncio.Future[bool] = self._loop.create_future()
-        self._committing = (offsets, future)
-        self.cast(lambda consumer: consumer.commit(offsets=as_partitions(offsets), asynchronous=True))
+        self.cast(lambda consumer: self._send_commit(consumer, offsets, future))
         try:
             return await asyncio.wait_for(future, _COMMIT)
         except TimeoutError:
             return False
         finally:
             self._committing = None
+
+    def _send_commit(self, consumer: Any, offsets: Offsets, future: asyncio.Future[bool]) -> None:
+        """In the thread. A partition may have gone since the commit was asked for, with a later commit of its own.
+
+        The broker refuses strangers, not members without the partition: it would put the group's offset back, and
+        whoever has the partition now would begin with records that are done.
+        """
+        ours = {tp: offset for tp, offset in offsets.items() if tp in self._ours}
+        if ours:
+            self._committing = (ours, future)
+            consumer.commit(offsets=as_partitions(ours), asynchronous=True)
+        else:
+            self._tell(_resolve, future, True)
 
     def _on_commit(self, error: KafkaError | None, partitions: list[ck.TopicPartition]) -> None:
         # in the thread; a late answer to an earlier commit has other offsets
@@ -236,6 +249,7 @@ class PollThread:
             for (topic, number), offset in offsets.items()
         ]
         (consumer.incremental_assign if self._incremental else consumer.assign)(targets)
+        self._ours.update(offsets)
         self._unpause(consumer, targets)
 
     def _committed(self, consumer: Any, partitions: list[ck.TopicPartition]) -> dict[TopicPartition, int | None] | None:
@@ -266,6 +280,7 @@ class PollThread:
         self._leave(consumer, partitions, _tuples(partitions))
 
     def _leave(self, consumer: Any, partitions: list[ck.TopicPartition], tps: list[TopicPartition]) -> None:
+        self._ours.difference_update(tps)
         self._unpause(consumer, partitions)
         self._in_loop(self._port.gone(tps))
         if self._incremental:

@@ -14,6 +14,7 @@ from tests.streams.runtime.conftest import fill, running
 from tests.streams.runtime.waiting import until
 
 from instep.errors import KafkaFault, TargetError
+from instep.journal import TopicPartition
 from instep.settings import KafkaSettings
 from instep_connectors.kafka import (
     OutRecord,
@@ -261,7 +262,7 @@ async def test_a_moving_partition_is_finished_before_it_goes_and_nothing_comes_t
     kafka: KafkaSettings, unique: Unique
 ) -> None:
     topic, group = unique("in"), unique("g")
-    await fill(kafka, topic, 4, 400)
+    await fill(kafka, topic, 4, 2000)
     done: Counter[tuple[int, int]] = Counter()
     by_app: dict[str, set[int]] = defaultdict(set)
     moved: list[str] = []
@@ -272,7 +273,7 @@ async def test_a_moving_partition_is_finished_before_it_goes_and_nothing_comes_t
         @flow_agent(app, [topic], concurrency=4)
         async def work(batch: Batch) -> None:
             by_app[name].add(batch.tp[1])
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0 if moved and by_app["second"] else 0.05)
             if batch.revoked:
                 moved.append(name)
             done.update((batch.tp[1], n) for n in numbers(batch))
@@ -283,10 +284,55 @@ async def test_a_moving_partition_is_finished_before_it_goes_and_nothing_comes_t
         await until(lambda: len(done) > 100)
         async with running(member("second")):
             await until(lambda: by_app["second"])
-            await until(lambda: len(done) == 1600)
+            await until(lambda: len(done) == 8000)
     assert moved, "no batch was in flight when its partition moved: the test proves nothing"
     assert set(done.values()) == {1}
     assert by_app["second"] < by_app["first"] == {0, 1, 2, 3}
+
+
+async def test_a_commit_that_comes_too_late_does_not_put_back_what_moved(
+    kafka: KafkaSettings, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker takes a commit of any member, also for a partition that another one has by now."""
+    topic, group = unique("in"), unique("g")
+    await fill(kafka, topic, 2, 200)
+    seen: Counter[tuple[int, int]] = Counter()
+    go_on = asyncio.Event()
+    late: list[tuple[TopicPartition, asyncio.Task[bool]]] = []
+
+    def member(go_on: asyncio.Event) -> FlowApp:
+        app = flow_app(group, kafka, batch_size=5)
+
+        @flow_agent(app, [topic], concurrency=2)
+        async def work(batch: Batch) -> None:
+            await asyncio.sleep(0.02)
+            await go_on.wait()
+            seen.update((batch.tp[1], n) for n in numbers(batch))
+
+        return app
+
+    at_once = asyncio.Event()
+    at_once.set()
+    first = member(at_once)
+    async with running(first):
+        await until(lambda: len(seen) > 50)
+        consumer = first.consumer
+        assert isinstance(consumer, Consumer)
+        gone = consumer.gone
+
+        async def commits_late(tps: list[TopicPartition]) -> None:
+            late.extend((tp, asyncio.create_task(consumer._commit({tp: 5}))) for tp in tps)
+            await gone(tps)
+
+        monkeypatch.setattr(consumer, "gone", commits_late)
+        async with running(member(go_on)):
+            await until(lambda: late)
+            tp, task = late[0]
+            assert await task
+            assert (await asyncio.to_thread(committed, kafka, group, [topic]))[tp] > 5
+            go_on.set()
+            await until(lambda: len(seen) == 400)
+    assert set(seen.values()) == {1}
 
 
 async def test_a_partition_that_left_while_it_waited_for_a_retry_is_read_when_it_comes_back(
