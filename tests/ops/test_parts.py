@@ -61,6 +61,7 @@ async def test_parts_start_are_kept_alive_and_stop(tmp_path: Path) -> None:
         assert parts.store is not None
         assert parts.store.pid is not None
         os.kill(parts.store.pid, signal.SIGKILL)
+        await asyncio.to_thread(until, lambda: events)
         await asyncio.to_thread(until, lambda: parts.store is not None and parts.store.alive())
         assert events == ["store ended unexpectedly; starts again"]
     finally:

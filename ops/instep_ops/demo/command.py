@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from instep.errors import ConfigError, EnvironmentFault
+
+TARGETS = ("tryton", "none")
 
 DEFAULT_RATE = 15.0
 """Changes per second that leave the CRM headroom: about half of them change a document, Tryton takes 30 to 40 a
@@ -47,8 +52,19 @@ def run(options: DemoOptions) -> int:
     Raises:
         InstepError: something a person must mend.
     """
+    _check(options)
     from instep_ops.demo.show import Plain, Rich
     from instep_ops.demo.stage import Demo
 
     show = Plain() if options.plain or not sys.stdout.isatty() else Rich()
     return asyncio.run(Demo(options, show).run())
+
+
+def _check(options: DemoOptions) -> None:
+    """Refuse now what would else be found at the end, or never."""
+    if options.target not in TARGETS:
+        raise ConfigError(f"The demo has no CRM {options.target!r}.", f"Give one of: {', '.join(TARGETS)}.")
+    if options.report is not None and not os.access(options.report.absolute().parent, os.W_OK | os.X_OK):
+        raise EnvironmentFault(
+            f"The report cannot be written to {options.report}.", "Name a file in a folder that exists and is yours."
+        )
