@@ -181,7 +181,7 @@ def test_kafka_is_killed(days: Days) -> None:
     with days.life():
         killed = days.server("kafka.Kafka")
         os.kill(killed, signal.SIGKILL)
-        until(lambda: not psutil.pid_exists(killed), 10, "the end of Kafka")
+        until(lambda: not psutil.pid_exists(killed), 60, "the end of Kafka")
     days.prove()
 
 
@@ -218,7 +218,7 @@ def test_the_crm_is_away_for_a_minute(days: Days) -> None:
     with days.life():
         days.crm.away()
         back = time.monotonic() + AWAY_S
-        until(lambda: days.status()["targets"]["crm"]["waiting"], 30, "documents that wait")
+        until(lambda: days.status()["targets"]["crm"]["waiting"], 60, "documents that wait")
         until(lambda: time.monotonic() > back, AWAY_S + 1, "a minute")
         days.crm.back()
     days.prove()

@@ -26,7 +26,7 @@ def settings(root: Path, **more: object) -> Settings:
     return parse({"sources": {"shop": {"dsn": "embedded"}}, **OWN_KAFKA, **more}, root)
 
 
-def until(condition: Callable[[], object], within: float = 30) -> None:
+def until(condition: Callable[[], object], within: float = 60) -> None:
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, "not in time"
@@ -98,8 +98,8 @@ def test_servers_do_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
         guards = [each for each in psutil.Process(starter.pid).children() if "instep_ops.guard" in each.cmdline()]
         assert len(guards) == 1
         starter.kill()
-    server.wait(30)
-    guards[0].wait(10)
+    server.wait(60)
+    guards[0].wait(60)
     folder = DataFolder(tmp_path / "data")
     folder.acquire()
     folder.release()

@@ -182,7 +182,7 @@ async def test_without_a_broker_start_can_be_given_up_at_once() -> None:
     await publisher.aclose()
     with pytest.raises(ConnectionError):
         await starting
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 async def test_a_killed_broker_costs_nothing_and_repeats_nothing(

@@ -128,7 +128,7 @@ async def test_consecutive_small_ranges_are_read_without_waiting(
         assert sorted(values(list(ranges.read(span)))) == [str(n) for n in range(10)]
         took.append(time.perf_counter() - began)
     ranges.close()
-    assert sorted(took)[len(took) // 2] < 0.005
+    assert sorted(took)[len(took) // 2] < 0.1  # about 1 ms; a new consumer each time takes over 100
 
 
 def test_a_range_in_an_open_transaction_waits_for_its_commit(

@@ -1,10 +1,10 @@
 """What every command keeps: help with an example, one sentence instead of a traceback, exit codes for scripts."""
 
+import ast
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -57,14 +57,15 @@ def test_the_list_of_commands_is_complete() -> None:
     assert sorted(names) == sorted(COMMANDS)
 
 
-def test_help_is_quick() -> None:
-    instep("--help")  # byte code of a fresh checkout
-    took = []
-    for _ in range(3):
-        begin = time.monotonic()
-        assert instep("--help").returncode == 0
-        took.append(time.monotonic() - begin)
-    assert min(took) < 0.5
+def test_help_loads_nothing_heavy() -> None:
+    """These are what would make `--help` take a second."""
+    code = (
+        "import sys; from instep_ops.cli.app import run; run(['--help']); print(sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "Usage: instep" in done.stdout
+    loaded = ast.literal_eval(done.stderr)
+    assert not {"confluent_kafka", "faust", "psycopg", "httpx", "aiohttp", "fastavro", "sqlglot"} & {*loaded}
 
 
 def test_version() -> None:
@@ -223,7 +224,7 @@ def test_a_signal_stops_a_process_in_order(number: signal.Signals) -> None:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
         assert process.stdout.readline() == "stopping\n"
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_a_second_signal_ends_it_at_once() -> None:
@@ -233,7 +234,7 @@ def test_a_second_signal_ends_it_at_once() -> None:
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == "stopping\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
+        assert process.wait(60) == 130
 
 
 def test_a_reader_that_leaves_is_no_fault(tmp_path: Path) -> None:

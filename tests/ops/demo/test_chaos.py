@@ -18,7 +18,7 @@ async def test_every_process_is_killed_sooner_or_later_and_nothing_after_stop() 
 
     def on_kill(name: str) -> None:
         killed.append(name)
-        running[name].wait(10)
+        running[name].wait(60)
         if len(killed) == 2:
             stop.set()
 
@@ -29,7 +29,7 @@ async def test_every_process_is_killed_sooner_or_later_and_nothing_after_stop() 
 
 async def test_a_process_that_is_gone_already_is_no_error() -> None:
     gone = program("")
-    gone.wait(10)
+    gone.wait(60)
     stop, asked = asyncio.Event(), 0
 
     def pids() -> dict[str, int]:

@@ -69,9 +69,9 @@ def test_the_second_start_goes_on_through_chaos_until_ctrl_c(data: Path, tmp_pat
         if opened and time.monotonic() - opened > 11:
             break
     running.send_signal(signal.SIGINT)
-    rest, _ = running.communicate(timeout=200)
+    rest, _ = running.communicate(timeout=400)
     assert running.returncode == 0, "".join(lines) + rest
-    assert opened - begin < 60  # under 20 s on a quiet machine
+    assert opened - begin < 120  # under 20 s on a quiet machine
     assert not [line for line in lines if "ownload" in line or "nstalling" in line or "CRM's database" in line]
     found = report_of(report)
     assert found["verify"]["differences"] == 0

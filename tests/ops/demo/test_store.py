@@ -56,7 +56,7 @@ def test_the_pace_is_kept(postgres: PostgresForTests) -> None:
     begin = time.monotonic()
     life.run(stop, most_steps=50)
     took = time.monotonic() - begin
-    assert 0.7 * life.changes / 100 < took < 1.5 * life.changes / 100 + 1
+    assert 0.7 * life.changes / 100 < took < 1.5 * life.changes / 100 + 10
 
 
 def test_stop_ends_it_between_two_transactions(postgres: PostgresForTests) -> None:
@@ -65,7 +65,7 @@ def test_stop_ends_it_between_two_transactions(postgres: PostgresForTests) -> No
     thread = threading.Thread(target=life.run, args=(stop,))
     thread.start()
     stop.set()
-    thread.join(10)
+    thread.join(30)
     assert not thread.is_alive()
     with psycopg.connect(dsn) as conn:
         assert conn.execute("SELECT step, changes FROM demo.clock").fetchone() == (life.steps, life.changes)
@@ -81,14 +81,14 @@ def test_a_step_is_committed_once_over_restarts_of_the_database(tmp_path: Path) 
         thread = threading.Thread(target=life.run, args=(stop,))
         thread.start()
         for end in (server.stop, server.kill):
-            before, deadline = life.steps, time.monotonic() + 20
+            before, deadline = life.steps, time.monotonic() + 60
             while life.steps < before + 50:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             end()
             server.start()
         stop.set()
-        thread.join(20)
+        thread.join(60)
         with psycopg.connect(dsn) as conn:
             assert conn.execute("SELECT step, changes FROM demo.clock").fetchone() == (life.steps, life.changes)
     finally:

@@ -114,7 +114,7 @@ def test_strangers(url: str, header: str) -> None:
 
 def test_a_follower_speaks_for_its_caller(kafka: KafkaSettings, topic: str, url: str, trail: Path) -> None:
     with running_registry(kafka, topic, **OWN) as follower:
-        until(lambda: health(follower).get("leader") == url, 10)
+        until(lambda: health(follower).get("leader") == url, 60)
         with as_user(follower, "clerk", "c") as http:
             assert code(register(http, "shop.e", row("e"))) == 200
             assert code(register(http, "hr.c", row("e"))) == 40401
@@ -173,7 +173,7 @@ def test_certificates_on_both_sides(kafka: KafkaSettings, tmp_path: Path) -> Non
     secured = {**OWN, "certificate": server, "client_ca": clerk}
     with running_registry(kafka, topic, **secured) as url, running_registry(kafka, topic, **secured) as follower:
         assert url.startswith("https://")
-        until(lambda: health(follower).get("leader") == url, 10)
+        until(lambda: health(follower).get("leader") == url, 60)
         trust = ssl.create_default_context(cafile=str(server))
         with httpx.Client(base_url=follower, verify=trust, timeout=30) as http:
             assert http.get("/subjects").status_code == 401

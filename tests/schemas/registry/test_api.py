@@ -133,7 +133,7 @@ def test_an_alias_is_read_as_its_subject(http: httpx.Client, subject: str) -> No
 def test_a_forwarded_write_is_not_forwarded_again(kafka: KafkaSettings) -> None:
     topic = f"_schemas_forward_{next(_numbers)}"
     with running_registry(kafka, topic) as leader, running_registry(kafka, topic) as follower:
-        until(lambda: health(follower).get("leader") == leader, 10)
+        until(lambda: health(follower).get("leader") == leader, 60)
         headers = {"X-Forward": "false"}
         answer = httpx.post(f"{follower}/subjects/a/versions", json=body(row()), headers=headers, timeout=30)
         assert (answer.status_code, answer.json()["error_code"]) == (500, 50004)

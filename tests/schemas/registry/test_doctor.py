@@ -118,7 +118,7 @@ def test_on_a_topic_whose_registry_runs(kafka: KafkaSettings) -> None:
             body = {"schema": '"int"'}
             return bool(httpx.post(f"{url}/subjects/b/versions", json=body, timeout=30).json().get("id") == 2)
 
-        until(registers, 20, "the registry's return")
+        until(registers, 60, "the registry's return")
 
 
 def test_without_kafka() -> None:

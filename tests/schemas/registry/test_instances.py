@@ -55,13 +55,13 @@ def test_a_killed_single_instance_is_back_at_once(kafka: KafkaSettings, topic: s
     instance.start()
     client = RegistryClient(instance.url)
     try:
-        until(lambda: settled(instance.url), 30)
+        until(lambda: settled(instance.url), 60)
         first = client.register("a", schema("a"))
         instance.kill()
         with pytest.raises(ConnectionError):
             client.latest("a")
         instance.start()
-        until(lambda: settled(instance.url), 30)
+        until(lambda: settled(instance.url), 60)
         assert client.latest("a") == (first, 1, schema("a"))
         assert client.register("b", schema("b")) == first + 1
     finally:
@@ -76,9 +76,9 @@ def test_the_leader_dies_between_decision_and_answer(kafka: KafkaSettings, topic
     leader.start(f"{point}=kill@3")
     client = RegistryClient(f"{leader.url},{follower.url}")
     try:
-        until(lambda: settled(leader.url), 30)
+        until(lambda: settled(leader.url), 60)
         follower.start()
-        until(lambda: settled(follower.url), 30)
+        until(lambda: settled(follower.url), 60)
         assert client.register("a", schema("a")) == 1
         assert client.register("b", schema("b")) == 2
         assert leader.ended is not None
@@ -92,7 +92,7 @@ def test_the_leader_dies_between_decision_and_answer(kafka: KafkaSettings, topic
 
 def test_followers_serve_and_forward(kafka: KafkaSettings, topic: str) -> None:
     with running_registry(kafka, topic) as leader, running_registry(kafka, topic) as follower:
-        until(lambda: health(follower).get("leader") == leader, 10)
+        until(lambda: health(follower).get("leader") == leader, 60)
         assert health(leader)["leading"] and not health(follower)["leading"]
         client = RegistryClient(follower)
         for number in range(30):
@@ -111,7 +111,7 @@ def test_kills_lose_and_double_nothing(kafka: KafkaSettings, topic: str) -> None
     for instance in instances:
         instance.start()
     urls = ",".join(instance.url for instance in instances)
-    until(lambda: any(settled(instance.url) for instance in instances), 30)
+    until(lambda: any(settled(instance.url) for instance in instances), 60)
     acknowledged: dict[tuple[str, str], int] = {}
     over = threading.Event()
     chance = random.Random(7)
@@ -145,7 +145,7 @@ def test_kills_lose_and_double_nothing(kafka: KafkaSettings, topic: str) -> None
             over.set()
         for each in done:
             each.result()
-    until(lambda: all(settled(instance.url) for instance in instances), 30)
+    until(lambda: all(settled(instance.url) for instance in instances), 60)
     try:
         listings = [httpx.get(f"{instance.url}/schemas", timeout=30).json() for instance in instances]
         assert listings[0] == listings[1] == listings[2]
@@ -176,7 +176,7 @@ def test_two_registries_with_one_address(kafka: KafkaSettings, topic: str) -> No
         claim = json.dumps({"leader": f"http://{listen}", "instance": "another"}).encode()
         position = int(str(health(f"http://{listen}")["position"]))
         writer.write([(b'{"keytype":"NOOP","magic":0}', claim)], position)
-        until(lambda: not health(f"http://{listen}"), 10)
+        until(lambda: not health(f"http://{listen}"), 60)
 
 
 @pytest.mark.slow
@@ -206,7 +206,7 @@ def test_without_kafka_it_waits_and_stops_when_told() -> None:
     instance = RegistryProcess(KafkaSettings(bootstrap=f"127.0.0.1:{free_port()}"), "_schemas")
     instance.start()
     try:
-        until(lambda: bool(health(instance.url)), 20, "an answer")
+        until(lambda: bool(health(instance.url)), 60, "an answer")
         assert health(instance.url)["loaded"] is False
         with RegistryClient(instance.url) as client, pytest.raises(ConnectionError, match="have not been read"):
             client.subjects()

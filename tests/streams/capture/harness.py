@@ -49,7 +49,7 @@ asyncio.run(main())
 """
 
 
-def until(condition: Callable[[], Answer], seconds: float = 30.0, what: str = "") -> Answer:
+def until(condition: Callable[[], Answer], seconds: float = 60.0, what: str = "") -> Answer:
     """Wait until the condition gives something true, and give it."""
     deadline = time.monotonic() + seconds
     while True:
@@ -116,7 +116,7 @@ class Shop:
             running.stop()
         running.check()
 
-    def fails(self, seconds: float = 30.0) -> BaseException:
+    def fails(self, seconds: float = 60.0) -> BaseException:
         """Run capture until it ends by itself and give what it ended with."""
         running = Running(self)
         try:

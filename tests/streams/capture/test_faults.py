@@ -46,7 +46,7 @@ def test_the_store_stops_starts_and_crashes(
         shop.execute("INSERT INTO t VALUES (1)")
         started = time.monotonic()
         own_postgres.stop()  # waits for the walsender, which waits until capture has confirmed everything
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 40  # PostgreSQL itself gives up after 60 s
         until(lambda: "capture of" in caplog.text and "waits: " in caplog.text)
         own_postgres.start()
         shop.execute("INSERT INTO t VALUES (2)")

@@ -233,7 +233,7 @@ async def test_stopping_finishes_and_commits_the_begun_batch(kafka: KafkaSetting
     finish.set()
     began = time.monotonic()
     await task
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15  # drain_s is 30
     assert count == 3
     assert committed(kafka, group, [topic]) == {(topic, 0): 30}
 
@@ -254,7 +254,7 @@ async def test_stopping_leaves_a_hanging_batch_uncommitted(kafka: KafkaSettings,
     task = asyncio.create_task(run_app(app, stop))
     await asyncio.wait_for(begun.wait(), 30)
     stop.set()
-    await asyncio.wait_for(task, 10)
+    await asyncio.wait_for(task, 25)
     assert committed(kafka, group, [topic]) == {(topic, 0): 10}
 
 
@@ -459,4 +459,4 @@ async def test_the_first_record_comes_soon_after_the_start(kafka: KafkaSettings,
         async with running(app):
             await until(lambda seen=seen: seen[0])  # type: ignore[misc]
             took.append(time.monotonic() - began)
-    assert min(took) < 1
+    assert min(took) < 3  # the old default of the group coordinator waits 3 s for others

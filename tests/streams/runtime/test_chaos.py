@@ -178,7 +178,7 @@ async def test_a_process_can_start_and_stop_while_there_is_no_broker() -> None:
     async def work(batch: Batch) -> None:
         raise AssertionError
 
-    async with asyncio.timeout(15), running(app):
+    async with asyncio.timeout(60), running(app):
         await until(lambda: app.started)
 
 
@@ -199,4 +199,6 @@ async def test_a_process_can_stop_after_the_broker_has_gone(tmp_path: Path, uniq
         await until(lambda: seen)
         await asyncio.to_thread(server.kill)
         began = asyncio.get_running_loop().time()
-    assert asyncio.get_running_loop().time() - began < 20
+    assert (
+        asyncio.get_running_loop().time() - began < 25
+    )  # librdkafka itself takes 30 s to leave a group without a broker

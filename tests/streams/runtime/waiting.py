@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 
-async def until(condition: Callable[[], object], seconds: float = 30.0, what: str = "") -> None:
+async def until(condition: Callable[[], object], seconds: float = 60.0, what: str = "") -> None:
     """Return when the condition is true; fail after so many seconds."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not condition():
