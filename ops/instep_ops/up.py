@@ -9,6 +9,7 @@ from pathlib import Path
 from instep.settings import Settings
 from instep_ops.assemble import RUN_FILE, programs
 from instep_ops.embedded import DataFolder, Progress
+from instep_ops.follow import Follower
 from instep_ops.parts import Parts
 from instep_ops.supervisor import OnEvent, Supervisor
 
@@ -24,7 +25,7 @@ async def up(
         project: the folder of instep.toml.
         stop: ends it: the processes first, then the parts, each in reverse order.
         progress: told about downloads and set-up.
-        on_event: told about starts, crashes and restarts.
+        on_event: told about starts, crashes and restarts, and what the processes warn of.
         on_ready: told once, when the parts answer and the processes start.
 
     Raises:
@@ -39,10 +40,13 @@ async def up(
         await asyncio.to_thread(_start, parts, settings.data_dir, progress)
         on_ready()
         watching = asyncio.create_task(parts.keep_alive(stop, on_event))
+        supervisor = Supervisor(programs(settings, project), settings.data_dir, on_event)
+        following = asyncio.create_task(Follower(supervisor.logs(), on_event).run())
         try:
-            await Supervisor(programs(settings, project), settings.data_dir, on_event).run(stop)
+            await supervisor.run(stop)
         finally:
             stop.set()
+            following.cancel()
             await watching
     finally:
         await asyncio.to_thread(parts.stop)
