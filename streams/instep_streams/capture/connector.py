@@ -18,51 +18,9 @@ from instep.errors import ConfigError
 from instep.settings import KafkaSettings, RegistrySettings, Settings, SourceSettings
 from instep.topics import topic_name
 from instep_connectors.postgres.selection import Selection
-from instep_schemas.wire import UNAVAILABLE, Hash, WireOptions
+from instep_schemas.wire import Hash, WireOptions
+from instep_streams.capture.declared import DONE, LIMITED, STEERED
 from instep_streams.capture.options import Compatible
-
-_AVRO: Final = ("io.confluent.connect.avro.AvroConverter", "avro", "")
-_CLASSES: Final = ("io.debezium.connector.postgresql.PostgresConnector", "")
-
-_ONLY: Final[Mapping[str, tuple[str, ...]]] = {
-    "connector.class": _CLASSES,
-    "key.converter": _AVRO,
-    "value.converter": _AVRO,
-    "key": _AVRO,
-    "value": _AVRO,
-    "tasks.max": ("1", ""),
-    "schema.name.adjustment.mode": ("avro", "none"),
-    "field.name.adjustment.mode": ("avro", "none"),
-    "topic.delimiter": (".",),
-    "topic.naming.strategy": (
-        "io.debezium.schema.SchemaTopicNamingStrategy",
-        "io.debezium.schema.DefaultTopicNamingStrategy",
-    ),
-    "transaction.metadata.factory": ("io.debezium.pipeline.txmetadata.DefaultTransactionMetadataFactory",),
-    "sourceinfo.struct.maker": ("io.debezium.connector.postgresql.PostgresSourceInfoStructMaker",),
-    **dict.fromkeys(
-        ("converters", "transforms", "predicates", "post.processors", "notification.enabled.channels"), ("",)
-    ),
-    **dict.fromkeys(("column.propagate.source.type", "datatype.propagate.source.type"), ("",)),
-    **dict.fromkeys(("snapshot.select.statement.overrides", "replica.identity.autoset.values"), ("",)),
-    **dict.fromkeys(("database.initial.statements", "slot.stream.params"), ("",)),
-    **dict.fromkeys(("include.unknown.datatypes", "include.schema.comments", "read.only"), ("false",)),
-}
-"""Settings of which we do only these values."""
-
-_STEERING: Final = re.compile(
-    r"name|plugin\.name|poll\..*|max\.(batch|queue)\..*|snapshot\.(fetch\.size|max\.threads.*|delay\.ms|lock.*"
-    r"|isolation\.mode|query\.mode|tables\.order\.by\.row\.count)|slot\.(max\.retries|retry\.delay\.ms|failover"
-    r"|drop\.on\.stop)|status\.update\.interval\.ms|retriable\..*|errors\..*|database\.(tcpKeepAlive|query\.timeout\.ms"
-    r"|server\.name|sslfactory|sslpassword)|custom\.metric\.tags|xmin\.fetch\.interval\.ms|lsn\.flush\..*"
-    r"|flush\.lsn\.source|offset.*|schema\.(refresh\.mode|history\..*)|topic\.(cache\.size|creation\..*)"
-    r"|event\..*\.failure\.handling\.mode|guardrail\..*|openlineage\..*|(producer|consumer|admin)\..*"
-    r"|(key|value)\.converter\..*|exactly\.once\.support|transaction\.boundary.*|connection\.validation\..*|executor\..*"
-    r"|streaming\.delay\.ms|signal\..*|internal\..*|include\.schema\.changes|query\.fetch\.size|statistics\..*"
-    r"|incremental\.snapshot\.allow\.schema\.changes|legacy\..*|table\.ignore\.builtin|queue\..*|class|quarkus\..*"
-    r"|debezium\.sink\.type|config\..*"
-)
-"""How Debezium works, not what it writes."""
 
 _OPERATIONS: Final = {"c": Op.CREATE, "u": Op.UPDATE, "d": Op.DELETE, "t": Op.TRUNCATE}
 _SNAPSHOTS: Final[Mapping[str, Any]] = {
@@ -110,9 +68,9 @@ def connector(
     source = SourceSettings.model_validate(
         {
             "dsn": _dsn(reader),
-            "publication": reader.take("publication.name", "dbz_publication"),
-            "slot": reader.take("slot.name", "debezium"),
-            "partitions": reader.number("topic.creation.default.partitions", 1),
+            "publication": reader.take("publication.name"),
+            "slot": reader.take("slot.name"),
+            "partitions": reader.number("topic.creation.default.partitions"),
             "heartbeat_s": compatible.heartbeat_s or 10.0,
         }
     )
@@ -131,9 +89,9 @@ class _Reader:
     def __post_init__(self) -> None:
         self.warnings: list[str] = []
 
-    def take(self, name: str, default: str = "") -> str:
-        """A setting's text."""
-        return self.left.pop(name, default).strip()
+    def take(self, name: str) -> str:
+        """A setting's text, or its declared default."""
+        return self.left.pop(name, DONE[name].default).strip()
 
     def need(self, name: str) -> str:
         """A setting that must be there."""
@@ -142,23 +100,23 @@ class _Reader:
             raise ConfigError(f"The connector configuration lacks {name}.")
         return value
 
-    def number(self, name: str, default: int) -> int:
+    def number(self, name: str) -> int:
         """A whole number."""
-        value = self.take(name, str(default))
+        value = self.take(name)
         if not re.fullmatch(r"-?\d+", value):
             raise ConfigError(f"{name}={value} is not a whole number.")
         return int(value)
 
-    def flag(self, name: str, default: bool) -> bool:
+    def flag(self, name: str) -> bool:
         """True or false."""
-        value = self.take(name, str(default)).lower()
+        value = self.take(name).lower()
         if value not in ("true", "false"):
             raise ConfigError(f"{name}={value} is neither true nor false.")
         return value == "true"
 
-    def choice(self, name: str, *known: str) -> Any:
-        """One of the known values; the first is the default."""
-        value = self.take(name, known[0]).lower()
+    def choice(self, name: str) -> Any:
+        """One of the declared values."""
+        value, known = self.take(name).lower(), DONE[name].values
         if value not in known:
             raise ConfigError(f"{name}={value} is not done here.", f"Known are: {', '.join(known)}.")
         return value
@@ -176,13 +134,13 @@ class _Reader:
         """Judge what nobody took."""
         ignored = []
         for name, value in self.left.items():
-            if name in _ONLY:
-                if value.strip() not in _ONLY[name]:
+            if name in LIMITED:
+                if value.strip() not in LIMITED[name].values:
                     raise ConfigError(
-                        f"{name}={value} is not done here, and it changes what is written.",
+                        f"{name}={value} is not done here, and it changes what is written ({LIMITED[name].reason}).",
                         "Take it out of the configuration, or stay with Debezium for this connector.",
                     )
-            elif _STEERING.fullmatch(name):
+            elif STEERED.fullmatch(name):
                 ignored.append(name)
             else:
                 raise ConfigError(
@@ -210,10 +168,10 @@ def split_patterns(text: str, name: str) -> tuple[str, ...]:
 
 
 def _compatible(reader: _Reader, prefix: str) -> Compatible:
-    heartbeat_ms = reader.number("heartbeat.interval.ms", 0)
-    transactions = reader.flag("provide.transaction.metadata", False)
-    skipped = _skipped(reader.take("skipped.operations", "t"))
-    transaction_topic = topic_name(f"{prefix}.{reader.take('topic.transaction', 'transaction')}")
+    heartbeat_ms = reader.number("heartbeat.interval.ms")
+    transactions = reader.flag("provide.transaction.metadata")
+    skipped = _skipped(reader.take("skipped.operations"))
+    transaction_topic = topic_name(f"{prefix}.{reader.take('topic.transaction')}")
     return Compatible(
         wire=replace(_wire(reader, prefix, transactions), skipped=skipped),
         selection=Selection(
@@ -222,46 +180,41 @@ def _compatible(reader: _Reader, prefix: str) -> Compatible:
             reader.patterns("table.include.list"),
             reader.patterns("table.exclude.list"),
         ),
-        publication=reader.choice("publication.autocreate.mode", "all_tables", "filtered", "disabled", "no_tables"),
-        via_root=reader.flag("publish.via.partition.root", False),
+        publication=reader.choice("publication.autocreate.mode"),
+        via_root=reader.flag("publish.via.partition.root"),
         snapshot=_snapshot(reader),
         snapshot_tables=reader.patterns("snapshot.include.collection.list"),
         skipped=skipped,
-        skip_unchanged=reader.flag("skip.messages.without.change", False),
-        context_headers=reader.flag("extended.headers.enabled", True),
+        skip_unchanged=reader.flag("skip.messages.without.change"),
+        context_headers=reader.flag("extended.headers.enabled"),
         transaction_topic=transaction_topic if transactions else None,
         message_topic=topic_name(f"{prefix}.message"),
         messages=reader.patterns("message.prefix.include.list"),
         not_messages=reader.patterns("message.prefix.exclude.list"),
-        heartbeat_topic=topic_name(f"{reader.take('topic.heartbeat.prefix', '__debezium-heartbeat')}.{prefix}"),
+        heartbeat_topic=topic_name(f"{reader.take('topic.heartbeat.prefix')}.{prefix}"),
         heartbeat_s=heartbeat_ms / 1000,
         heartbeat_query=reader.take("heartbeat.action.query"),
         signals=reader.take("signal.data.collection"),
-        chunk_rows=reader.number("incremental.snapshot.chunk.size", 1024),
-        delete_window=reader.choice(
-            "incremental.snapshot.watermarking.strategy", "insert_insert", "insert_delete"
-        )
-        == "insert_delete",
+        chunk_rows=reader.number("incremental.snapshot.chunk.size"),
+        delete_window=reader.choice("incremental.snapshot.watermarking.strategy") == "insert_delete",
     )  # fmt: skip
 
 
 def _wire(reader: _Reader, prefix: str, transactions: bool) -> WireOptions:
-    unavailable = reader.take("unavailable.value.placeholder", UNAVAILABLE)
+    unavailable = reader.take("unavailable.value.placeholder")
     if unavailable.startswith("hex:"):
         unavailable = bytes.fromhex(unavailable[4:]).decode()
     return WireOptions(
         source=prefix,
         database="",
         profile="debezium",
-        decimals=reader.choice("decimal.handling.mode", "precise", "string", "double"),
-        times=reader.choice(
-            "time.precision.mode", "adaptive", "adaptive_time_microseconds", "microseconds", "connect", "isostring"
-        ),
-        intervals=reader.choice("interval.handling.mode", "numeric", "string"),
-        binary=reader.choice("binary.handling.mode", "bytes", "base64", "base64-url-safe", "hex"),
-        hstore=reader.choice("hstore.handling.mode", "json", "map"),
+        decimals=reader.choice("decimal.handling.mode"),
+        times=reader.choice("time.precision.mode"),
+        intervals=reader.choice("interval.handling.mode"),
+        binary=reader.choice("binary.handling.mode"),
+        hstore=reader.choice("hstore.handling.mode"),
         unavailable=unavailable,
-        tombstones=reader.flag("tombstones.on.delete", True),
+        tombstones=reader.flag("tombstones.on.delete"),
         transactions=transactions,
         exclude=reader.patterns("column.exclude.list"),
         include=reader.patterns("column.include.list"),
@@ -269,7 +222,7 @@ def _wire(reader: _Reader, prefix: str, transactions: bool) -> WireOptions:
         mask=_columns(reader, _MASK),
         truncate=_columns(reader, _TRUNCATE),
         hashed=_hashes(reader),
-        money_digits=reader.number("money.fraction.digits", 2),
+        money_digits=reader.number("money.fraction.digits"),
     )
 
 
@@ -307,9 +260,9 @@ def _skipped(text: str) -> frozenset[Op]:
 
 
 def _snapshot(reader: _Reader) -> Any:
-    mode = reader.take("snapshot.mode", "initial").lower()
+    mode = reader.take("snapshot.mode").lower()
     based = "snapshot.mode.configuration.based."
-    data, stream = reader.flag(f"{based}snapshot.data", False), reader.flag(f"{based}start.stream", False)
+    data, stream = reader.flag(based + "snapshot.data"), reader.flag(f"{based}start.stream")
     for name in ("snapshot.schema", "snapshot.on.schema.error", "snapshot.on.data.error"):
         reader.take(based + name)
     if mode == "configuration_based":
@@ -324,7 +277,7 @@ def _snapshot(reader: _Reader) -> Any:
 def _dsn(reader: _Reader) -> str:
     parts = {
         "host": reader.need("database.hostname"),
-        "port": reader.take("database.port", "5432"),
+        "port": reader.take("database.port"),
         "user": reader.need("database.user"),
         "password": reader.take("database.password"),
         "dbname": reader.need("database.dbname"),
