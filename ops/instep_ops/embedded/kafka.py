@@ -16,7 +16,7 @@ from instep_ops.embedded.folder import make_folder
 from instep_ops.embedded.maven import ensure_jars, read_lock
 from instep_ops.embedded.part import Progress, silent
 from instep_ops.embedded.ports import LOOPBACK, settle
-from instep_ops.embedded.server import Server, telling_line
+from instep_ops.embedded.server import ServerPart, telling_line
 
 LOCK = "kafka.lock.json"
 
@@ -68,7 +68,7 @@ _SETTINGS = {
 }
 
 
-class Kafka:
+class Kafka(ServerPart):
     """One broker with its controller.
 
     Args:
@@ -83,13 +83,11 @@ class Kafka:
     def __init__(
         self, folder: Path, port: int = 0, *, heap_mb: int = 320, settings: dict[str, str] | None = None
     ) -> None:
-        self._folder = folder.absolute()
-        self._port = port
+        super().__init__("Kafka", folder, port)
         self._controller = 0
         self._heap_mb = heap_mb
         self._extra = settings or {}
         self._jars: list[Path] = []
-        self._server = Server("Kafka", self._folder / "server.log", self._folder / "pid")
 
     @property
     def bootstrap(self) -> str:
@@ -100,16 +98,6 @@ class Kafka:
     def settings(self) -> KafkaSettings:
         """Settings for Instep's processes. Only after `start`."""
         return KafkaSettings(bootstrap=self.bootstrap)
-
-    @property
-    def port(self) -> int:
-        """Where it listens on loopback; 0 before the first start."""
-        return self._port
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of the server, None when it does not run."""
-        return self._server.pid
 
     def ensure(self, progress: Progress = silent) -> None:
         """Check (and the first time download) Kafka's libraries, format the storage."""
@@ -152,10 +140,7 @@ class Kafka:
     def _java(self) -> list[str]:
         return [java(), *_JVM, f"-Xmx{self._heap_mb}m", "-cp", ":".join(map(str, self._jars))]
 
-    def start(self) -> None:
-        """Start; sets `port` and `bootstrap`."""
-        if self.alive():
-            return
+    def _start(self) -> None:
         if not self._jars:
             self.ensure()
         self._server.end_leftover(signal.SIGKILL)
@@ -169,23 +154,6 @@ class Kafka:
 
     def _answers(self) -> bool:
         return _READY in self._server.log.read_text(errors="replace")
-
-    def alive(self) -> bool:
-        """Whether the server process runs."""
-        return self._server.alive()
-
-    def stop(self) -> None:
-        """Controlled shutdown."""
-        self._server.stop(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """SIGKILL; the next start recovers its logs."""
-        self._server.kill()
-
-    def restart(self) -> None:
-        """Stop and start on the same port."""
-        self.stop()
-        self.start()
 
 
 def java() -> str:

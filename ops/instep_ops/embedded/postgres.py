@@ -17,7 +17,7 @@ from instep.errors import EnvironmentFault
 from instep_ops.embedded.folder import make_folder, secret_file, write_private
 from instep_ops.embedded.part import Progress, silent
 from instep_ops.embedded.ports import LOOPBACK, settle
-from instep_ops.embedded.server import Server, telling_line
+from instep_ops.embedded.server import ServerPart, telling_line
 
 SUPERUSER = "postgres"
 _SYSTEM_USER = "pgserver"
@@ -39,7 +39,7 @@ _SETTINGS = {
 }
 
 
-class Postgres:
+class Postgres(ServerPart):
     """One PostgreSQL server; as many as wanted, each in its own folder.
 
     Args:
@@ -50,16 +50,16 @@ class Postgres:
         settings: further lines of its configuration.
     """
 
+    end_signal = signal.SIGINT  # fast shutdown: sessions are ended, data is written out
+
     def __init__(
         self, folder: Path, name: str = "PostgreSQL", port: int = 0, *, durable: bool = True,
         settings: dict[str, str] | None = None,
     ) -> None:  # fmt: skip
+        super().__init__(f"PostgreSQL ({name})", folder, port)
         self.name = name
-        self._folder = folder.absolute()
         self._data = self._folder / "data"
-        self._port = port
         self._settings = _SETTINGS | ({} if durable else {"fsync": "off"}) | (settings or {})
-        self._server = Server(f"PostgreSQL ({name})", self._folder / "server.log", self._folder / "pid")
 
     @property
     def dsn(self) -> str:
@@ -70,16 +70,6 @@ class Postgres:
         """Connection string of one database (which need not exist yet)."""
         secret = quote(password or self._password(), safe="")
         return f"postgresql://{user}:{secret}@{LOOPBACK}:{self._port}/{quote(database, safe='')}"
-
-    @property
-    def port(self) -> int:
-        """Where it listens on loopback; 0 before the first start."""
-        return self._port
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of the server, None when it does not run."""
-        return self._server.pid
 
     def _password(self) -> str:
         return secret_file(self._folder / "password")
@@ -115,10 +105,7 @@ class Postgres:
             raise EnvironmentFault(f"PostgreSQL cannot set up {made}: {telling_line(done.stderr)}")
         made.rename(self._data)
 
-    def start(self) -> None:
-        """Start; sets `port` and `dsn`."""
-        if self.alive():
-            return
+    def _start(self) -> None:
         self._server.end_leftover(signal.SIGINT)
         ports = settle({"postgres": self._port}, self._folder / "ports", f"PostgreSQL ({self.name})")
         self._port = ports["postgres"]
@@ -137,23 +124,6 @@ class Postgres:
         except psycopg.OperationalError:
             return False
         return True
-
-    def alive(self) -> bool:
-        """Whether the server process runs."""
-        return self._server.alive()
-
-    def stop(self) -> None:
-        """Fast shutdown: sessions are ended, data is written out."""
-        self._server.stop(signal.SIGINT)
-
-    def kill(self) -> None:
-        """SIGKILL; the next start recovers from the log."""
-        self._server.kill()
-
-    def restart(self) -> None:
-        """Stop and start on the same port."""
-        self.stop()
-        self.start()
 
     def create_database(self, name: str, template: str | None = None, owner: str | None = None) -> str:
         """Create a database unless it exists; gives its connection string (superuser)."""

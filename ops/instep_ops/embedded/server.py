@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -115,6 +116,60 @@ class Server:
         except (KeyError, psutil.NoSuchProcess):
             pass
         self._note.unlink(missing_ok=True)
+
+
+class ServerPart(ABC):
+    """A part that is one server on one port of loopback.
+
+    Args:
+        name: in messages.
+        folder: its data, log, notes of process id and ports.
+        port: 0: a free one, kept over restarts.
+    """
+
+    end_signal = signal.SIGTERM
+    """Asks it to end in order."""
+
+    def __init__(self, name: str, folder: Path, port: int) -> None:
+        self._folder = folder.absolute()
+        self._port = port
+        self._server = Server(name, self._folder / "server.log", self._folder / "pid")
+
+    @property
+    def port(self) -> int:
+        """Where it listens on loopback; 0 before the first start."""
+        return self._port
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server, None when it does not run."""
+        return self._server.pid
+
+    def alive(self) -> bool:
+        """Whether the server process runs."""
+        return self._server.alive()
+
+    def start(self) -> None:
+        """Bring it up and return when it answers. Does nothing when it runs."""
+        if not self.alive():
+            self._start()
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Bring it up; it does not run."""
+
+    def stop(self) -> None:
+        """End it in order; what it acknowledged is kept."""
+        self._server.stop(self.end_signal)
+
+    def kill(self) -> None:
+        """SIGKILL; the next start recovers from its logs."""
+        self._server.kill()
+
+    def restart(self) -> None:
+        """Stop and start on the same port."""
+        self.stop()
+        self.start()
 
 
 def telling_line(text: str) -> str:

@@ -31,7 +31,7 @@ from instep_ops.embedded.folder import make_folder, secret_file, write_private
 from instep_ops.embedded.part import Progress, silent
 from instep_ops.embedded.ports import LOOPBACK, settle
 from instep_ops.embedded.postgres import Postgres, binary
-from instep_ops.embedded.server import Server, telling_line
+from instep_ops.embedded.server import ServerPart, telling_line
 
 LOCK = "tryton.lock.txt"
 _BOOTSTRAP = "tryton_bootstrap.py"
@@ -41,7 +41,7 @@ _ADMIN_LINES = 790
 """About how many lines `trytond-admin -vv` writes while it creates the database; only the progress bar needs it."""
 
 
-class Tryton:
+class Tryton(ServerPart):
     """One Tryton server with its database on a PostgreSQL that must run before `ensure` and `start`.
 
     Args:
@@ -57,27 +57,15 @@ class Tryton:
     def __init__(
         self, folder: Path, postgres: Postgres, port: int = 0, *, database: str = "crm", cache: Path | None = None
     ) -> None:
-        self._folder = folder.absolute()
+        super().__init__("Tryton", folder, port)
         self._postgres = postgres
-        self._port = port
         self._database = database
         self._cache = (cache or user_cache_path("instep")) / f"tryton-{_recipe_digest()}"
-        self._server = Server("Tryton", self._folder / "server.log", self._folder / "pid")
 
     @property
     def url(self) -> str:
         """Base address with the database's name. Only after `start`."""
         return f"http://{LOOPBACK}:{self._port}/{self._database}"
-
-    @property
-    def port(self) -> int:
-        """Where it listens on loopback; 0 before the first start."""
-        return self._port
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of the server, None when it does not run."""
-        return self._server.pid
 
     def target(self, settings: TargetSettings | None = None) -> TargetSettings:
         """Fill address and key into a target's settings (default: a new target). Only after `start`."""
@@ -214,10 +202,7 @@ class Tryton:
         )
         return file
 
-    def start(self) -> None:
-        """Start and load the database; sets `port` and `url`."""
-        if self.alive():
-            return
+    def _start(self) -> None:
         self._server.end_leftover()
         self._port = settle({"web": self._port}, self._folder / "ports", "Tryton")["web"]
         self._server.start(
@@ -228,23 +213,6 @@ class Tryton:
     def _answers(self) -> bool:
         with socket.socket() as probe:  # it listens only when the database is loaded
             return probe.connect_ex((LOOPBACK, self._port)) == 0
-
-    def alive(self) -> bool:
-        """Whether the server process runs."""
-        return self._server.alive()
-
-    def stop(self) -> None:
-        """End it; what it answered is committed."""
-        self._server.stop()
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self._server.kill()
-
-    def restart(self) -> None:
-        """Stop and start on the same port."""
-        self.stop()
-        self.start()
 
 
 def _recipe_digest() -> str:
