@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator
 
 from instep.errors import ConfigError
 
@@ -72,6 +72,10 @@ class SourceSettings(Model):
     batch_changes: int = Field(2_000, ge=1, description="most changes in one Kafka transaction")
     batch_wait_ms: int = Field(2, ge=0, description="how long a batch waits for more changes once it has one")
     heartbeat_s: float = Field(10.0, gt=0, description="an idle slot is moved on this often")
+    wal_budget: ByteSize = Field(
+        ByteSize(10 << 30),
+        description="WAL the store may keep for the slot (`10GiB`) before capture warns loudly; 0: no budget",
+    )
 
 
 class KafkaSettings(Model):

@@ -86,6 +86,14 @@ class ReplicationConnection:
         row = self._run("IDENTIFY_SYSTEM")
         return Identity(_cell(row, 0), int(_cell(row, 1)), parse_lsn(_cell(row, 2)))
 
+    def history(self, timeline: int) -> str:
+        """A timeline's history file: a line per ancestor with the LSN at which it was left; empty for the first.
+
+        Raises:
+            psycopg.Error: the server has none.
+        """
+        return "" if timeline == 1 else _cell(self._run(f"TIMELINE_HISTORY {timeline}"), 1)
+
     def create_slot(self, name: str, idle: Callable[[float], bool], *, temporary: bool = False) -> NewSlot | None:
         """Create a logical slot and export its snapshot, which lives until this connection's next command.
 

@@ -13,13 +13,14 @@ from typing import Any, Final
 
 import psycopg
 
-from instep.change import format_lsn
+from instep.change import format_lsn, parse_lsn
 from instep.errors import SourceError
 
 log = logging.getLogger(__name__)
 
 Connection = psycopg.Connection[Any]
 PLUGIN: Final = "pgoutput"
+_RECOVER: Final = "`instep capture recover` makes a new slot and brings what was missed, deletes too."
 
 _SLOT: Final = """
 SELECT plugin, database, slot_type, active_pid, wal_status,
@@ -158,8 +159,13 @@ def check_server(server: Server, slot_exists: bool) -> None:
         raise SourceError("The store allows no WAL sender.", "Raise max_wal_senders and restart the store.")
 
 
-def check_slot(slot: Slot, database: str) -> None:
+def check_slot(slot: Slot, database: str, captured: int | None = None) -> None:
     """Check that a slot is ours to read and still holds what it promised.
+
+    Args:
+        slot: as the store shows it.
+        database: that is captured.
+        captured: the first LSN that the journal does not cover, for the message; None: not known.
 
     Raises:
         SourceError: other plug-in or database, physical, or invalidated.
@@ -176,53 +182,108 @@ def check_slot(slot: Slot, database: str) -> None:
             "Name another slot in the source's settings.",
         )
     if slot.wal_status == "lost" or slot.invalidation:
+        reached = "" if captured is None else f" The journal stands at {format_lsn(captured)}."
         raise SourceError(
             f"The slot {slot.name} is lost ({slot.invalidation or 'its WAL was removed'}): changes behind "
-            f"{format_lsn(slot.confirmed)} can no longer be read.",
-            f"Raise max_slot_wal_keep_size, drop the slot ({drop}) and capture again under a new source name.",
+            f"{format_lsn(slot.confirmed)} can no longer be read.{reached}",
+            f"Raise max_slot_wal_keep_size; then {_RECOVER}",
         )
 
 
-def check_identity(found: tuple[str, int], journal: tuple[str, int]) -> None:
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A place in the history of a server.
+
+    Attributes:
+        system: system identifier, as decimal text.
+        timeline: of the server.
+        lsn: there.
+    """
+
+    system: str
+    timeline: int
+    lsn: int
+
+    def __str__(self) -> str:
+        return f"{format_lsn(self.lsn)} on timeline {self.timeline} of system {self.system}"
+
+
+def check_identity(found: Standing, journal: Standing, history: Callable[[int], str]) -> None:
     """Compare the server with the one that the journal was written from.
 
+    A promoted standby goes on with the history up to where its timeline forked: a journal that ends before the fork
+    goes on with it too.
+
     Args:
-        found: the server's system identifier and timeline.
-        journal: the same from the journal's last entry.
+        found: the server and where its WAL stands.
+        journal: the same of the journal: the first LSN that it does not cover.
+        history: gives a timeline's history file.
 
     Raises:
-        SourceError: another server, or another timeline of it.
+        SourceError: another server, or a timeline that has not got what the journal holds.
     """
-    (system, timeline), (old_system, old_timeline) = found, journal
-    if system != old_system:
+    if found.system != journal.system:
         raise SourceError(
-            f"The store is another server (system {system}) than the one captured so far (system {old_system}).",
-            "Correct the source's dsn; for a new store use a new source name.",
+            f"The store is another server than the captured one: it stands at {found}, the journal at {journal}.",
+            f"Correct the source's dsn; for a copy of the former store {_RECOVER}",
         )
-    if timeline != old_timeline:
+    if found.timeline == journal.timeline:
+        return
+    fork = forked_at(history(found.timeline), journal.timeline) if found.timeline > journal.timeline else None
+    if fork is None or journal.lsn > fork:
+        where = "which does not come from it" if fork is None else f"which forked from it at {format_lsn(fork)}"
         raise SourceError(
-            f"The store is on timeline {timeline}, the journal on {old_timeline}: it was failed over or restored, "
-            "and its history may differ.",
-            "Capture the promoted store under a new source name, or go back to the former one.",
+            f"The store was failed over or restored: it stands at {found}, {where}; the journal is at {journal} and "
+            "may hold changes that this store never had.",
+            f"Go back to the former store, or {_RECOVER}",
         )
+    log.warning(
+        "the store was failed over: it stands at %s, which forked at %s, behind the journal's %s; nothing is missing",
+        found, format_lsn(fork), format_lsn(journal.lsn),
+    )  # fmt: skip
 
 
-def check_resume(slot: Slot, captured: int) -> None:
+def forked_at(history: str, timeline: int) -> int | None:
+    """Where a timeline was left, by the history file of a later one; None: that does not come from it."""
+    for line in history.splitlines():
+        parts = line.split()
+        if len(parts) >= 2 and parts[0] == str(timeline):
+            return parse_lsn(parts[1])
+    return None
+
+
+def check_resume(slot: Slot, captured: int, standby: bool = False) -> None:
     """Compare the slot with the journal: `START_REPLICATION` would skip what lies between without a word.
+
+    A slot behind the journal is an ordinary thing: the store keeps its position only at checkpoints. It sends again,
+    and what the journal holds is dropped.
 
     Args:
         slot: as the store shows it.
         captured: the first LSN that the journal does not cover (`last.lsn + 1`).
+        standby: the store is in recovery.
 
     Raises:
-        SourceError: the slot has moved past the journal.
+        SourceError: the slot has moved past the journal, or the store has fallen back behind it.
+        ConnectionError: a standby has not replayed so far yet.
     """
     if slot.confirmed > captured:
         raise SourceError(
             f"The slot {slot.name} stands at {format_lsn(slot.confirmed)}, past the journal at {format_lsn(captured)}: "
             "it was made again or moved by someone else, and the changes between are gone.",
-            f"Drop it (SELECT pg_drop_replication_slot('{slot.name}');) and capture again under a new source name.",
+            f"Find out who did it; then {_RECOVER}",
         )
+    if slot.current >= captured:
+        return
+    if standby:
+        raise ConnectionError(
+            f"The standby has replayed up to {format_lsn(slot.current)}, the journal stands at {format_lsn(captured)}."
+        )
+    raise SourceError(
+        f"The store's WAL ends at {format_lsn(slot.current)} (the slot {slot.name} at {format_lsn(slot.confirmed)}), "
+        f"before the journal at {format_lsn(captured)}: an older copy of the store was put back.",
+        f"Put back the newer one, or {_RECOVER}",
+    )
 
 
 def missing_slot(name: str, captured: int) -> SourceError:
@@ -230,7 +291,7 @@ def missing_slot(name: str, captured: int) -> SourceError:
     return SourceError(
         f"The slot {name} is gone, but the journal stands at {format_lsn(captured)}: what the store wrote since then "
         "is lost to it.",
-        "Find out who dropped it; then capture again under a new source name.",
+        f"Find out who dropped it; then {_RECOVER}",
     )
 
 

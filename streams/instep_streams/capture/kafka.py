@@ -14,6 +14,7 @@ from instep.topics import capture_dead_letter_topic, journal_topic
 from instep_connectors.kafka import OutRecord, Publisher, TopicSpec, ensure_topics, last_record, partitions
 from instep_schemas.records import decode_journal, encode_journal, frame, unframe
 from instep_streams.capture.batch import Batch, Origin
+from instep_streams.capture.meters import TRANSACTION
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,8 @@ class BatchPublisher:
             ConnectionError, TimeoutError: Kafka is gone, the outcome may be unknown: start anew from the journal.
             KafkaFault: refused.
         """
-        await self._publisher.publish(self._records(batch), lambda starts, ends: self._close(batch, starts, ends))
+        with TRANSACTION.labels(self._source).time():
+            await self._publisher.publish(self._records(batch), lambda starts, ends: self._close(batch, starts, ends))
         assert self._entry is not None
         self._number = self._entry.batch
         return self._entry

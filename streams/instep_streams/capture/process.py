@@ -13,6 +13,7 @@ from instep.errors import Advice, advice
 from instep.settings import Settings
 from instep_connectors.kafka import Fenced
 from instep_connectors.postgres.session import store_failure
+from instep_streams.capture.guardian import Guardian
 from instep_streams.capture.options import Compatible
 from instep_streams.capture.session import Session
 from instep_streams.capture.task import Task
@@ -34,7 +35,7 @@ async def run(settings: Settings, source: str, stop: asyncio.Event, compatible: 
     """
     flag = threading.Event()
     sys.setswitchinterval(_SWITCH_S)
-    work = asyncio.create_task(asyncio.to_thread(_capture, settings, source, flag, compatible))
+    work = asyncio.create_task(asyncio.to_thread(_guarded, settings, source, flag, compatible))
     waiting = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -42,6 +43,11 @@ async def run(settings: Settings, source: str, stop: asyncio.Event, compatible: 
         flag.set()
         waiting.cancel()
     await work
+
+
+def _guarded(settings: Settings, source: str, flag: threading.Event, compatible: Compatible | None) -> None:
+    with Guardian(settings, source):
+        _capture(settings, source, flag, compatible)
 
 
 def _capture(settings: Settings, source: str, flag: threading.Event, compatible: Compatible | None) -> None:

@@ -127,7 +127,11 @@ class Session:
         replication = self._replicate(stack)
         identity = replication.identify()
         if last is not None:
-            slots.check_identity((identity.system, identity.timeline), (last.system, last.timeline))
+            slots.check_identity(
+                slots.Standing(identity.system, identity.timeline, identity.lsn),
+                slots.Standing(last.system, last.timeline, captured_lsn(last)),
+                replication.history,
+            )
         epoch = last.epoch if last else 1
         compatible = self._task.compatible
         origin = Origin(self._task.source, epoch, identity.system, identity.timeline)
@@ -136,7 +140,7 @@ class Session:
         stack.callback(publishing.close)
         stack.callback(self._publisher.close)  # first: it makes a publishing thread that waits for Kafka give up
         self._parts = self._make_parts(publishing, server.database, epoch)
-        start = choose_start(self._own.slot, self._look(server.database), last)
+        start = choose_start(self._own.slot, self._look(server.database, last), last)
         if start is not Start.STREAM:
             published = self._publish()
             check_readable(self._control, published)
@@ -180,12 +184,12 @@ class Session:
         stack.callback(replication.close)
         return replication
 
-    def _look(self, database: str) -> bool:
+    def _look(self, database: str, last: JournalEntry | None) -> bool:
         """Whether the slot exists; checked when it does."""
         slot = slots.read_slot(self._control, self._own.slot)
         if slot is None:
             return False
-        slots.check_slot(slot, database)
+        slots.check_slot(slot, database, None if last is None else captured_lsn(last))
         slots.wait_until_free(self._control, slot.name, self._task.application, _PATIENCE_S, self._task.idle)
         return True
 
@@ -197,7 +201,7 @@ class Session:
         captured = captured_lsn(last)
         if slot is None:
             raise slots.missing_slot(self._own.slot, captured)
-        slots.check_resume(slot, captured)
+        slots.check_resume(slot, captured, server.standby)
         if self._task.compatible is None:
             published = check_publication(self._control, self._own.publication, self._own.tables)
         elif publication_exists(self._control, self._own.publication):

@@ -10,10 +10,11 @@ from typing import Any, Final
 import psycopg
 
 from instep.change import format_lsn
-from instep.errors import InstepError
+from instep.errors import InstepError, SourceError
 from instep.journal import JournalEntry
 from instep.settings import Settings, SourceSettings
 from instep_connectors.postgres import slot as slots
+from instep_connectors.postgres.guard import Level, judge
 from instep_connectors.postgres.publication import (
     check_publication,
     check_publishable,
@@ -66,6 +67,7 @@ def preflight(settings: Settings, source: str) -> list[Check]:
         check("server", lambda: _check_server(store, own))
         check("replication", lambda: _check_replication(own, source))
         check("slot", lambda: _check_slot(store, own, source))
+        check("retained WAL", lambda: _check_retained(store, own, source))
         if check("publication", lambda: _check_publication(store, own)) and publication_exists(store, own.publication):
             check("tables", lambda: check_readable(store, check_publication(store, own.publication, own.tables)))
     finally:
@@ -108,6 +110,15 @@ def _check_slot(store: slots.Connection, own: SourceSettings, source: str) -> No
         return
     slots.check_slot(slot, slots.read_server(store).database)
     slots.check_holder(store, slot, f"instep capture {source}")
+
+
+def _check_retained(store: slots.Connection, own: SourceSettings, source: str) -> None:
+    slot = slots.read_slot(store, own.slot)
+    if slot is None:
+        return
+    health = judge(slot, own.wal_budget, None, source)
+    if health.level in (Level.SOON, Level.FULL):  # a lost slot is told by the check before
+        raise SourceError(health.cause, health.remedy)
 
 
 def _check_publication(store: slots.Connection, own: SourceSettings) -> None:

@@ -19,6 +19,7 @@ from instep_connectors.postgres.pgoutput import decode
 from instep_connectors.postgres.replication import Keepalive, ReplicationConnection
 from instep_connectors.postgres.session import passing
 from instep_streams.capture.batch import Batch, captured_lsn
+from instep_streams.capture.meters import count_batch
 from instep_streams.capture.publishing import PublishingThread
 from instep_streams.capture.task import Parts, Task
 from instep_streams.capture.transactions import MESSAGE_PREFIX, Transactions
@@ -147,6 +148,7 @@ class Streaming:
     def _measure(self, entry: JournalEntry) -> None:
         source = self._task.source
         POSITION.labels("topic", source).set(entry.last.lsn)
+        count_batch(source, entry)
         if entry.changes:
             CHANGES.labels(source).inc(entry.changes)
             LAG.labels("topic").observe(max(0.0, time.time() - entry.first_commit_us / 1e6))

@@ -51,7 +51,14 @@ def with_user(dsn: str, user: str, password: str = "pw") -> str:
 def test_everything_right_is_said_check_by_check(make_shop: MakeShop) -> None:
     shop = make_shop(TABLE)
     checks = preflight(shop.settings, shop.name)
-    assert [c.name for c in checks if c.ok] == ["connection", "server", "replication", "slot", "publication"]
+    assert [c.name for c in checks if c.ok] == [
+        "connection",
+        "server",
+        "replication",
+        "slot",
+        "retained WAL",
+        "publication",
+    ]
     assert shop.value("SELECT count(*) FROM pg_publication") == 0  # a look changes nothing
     with shop.capturing():
         assert failed(shop) == []
