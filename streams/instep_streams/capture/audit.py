@@ -11,6 +11,7 @@ import secrets
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from instep.change import format_lsn
 from instep.errors import SourceError
@@ -61,6 +62,21 @@ class Audit:
     def ok(self) -> bool:
         """Whether nothing is wrong."""
         return self.faults == 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON shows it."""
+        return {"ok": self.ok, "position": format_lsn(self.position)} | {
+            name: getattr(self, name) for name in ("entries", "changes", "rejected", "records", "rows", "faults", "problems")
+        }
+
+    def sentence(self) -> str:
+        """The finding, in one line."""
+        at = format_lsn(self.position)
+        seen = f"{self.rows} rows, {self.records} records and {self.entries} journal entries at {at}"
+        if not self.ok:
+            return f"{self.faults} problems in {seen}."
+        rejected = f"; {self.rejected} changes wait in the dead letters" if self.rejected else ""
+        return f"The topics equal the store: {seen}; no gap, no overlap, counts right{rejected}."
 
     def problem(self, text: str) -> None:
         """Note one."""

@@ -24,7 +24,7 @@ TRANSACTION: Final = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30), registry=METRICS,
 )  # fmt: skip
 BEHIND: Final = Gauge(
-    "instep_capture_lag_bytes", "WAL between two steps: written and in the journal, or in the journal and confirmed.",
+    "instep_capture_lag_bytes", "WAL written behind what the slot has confirmed.",
     ["source", "step"], registry=METRICS,
 )  # fmt: skip
 RETAINED: Final = Gauge(

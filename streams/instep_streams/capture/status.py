@@ -153,7 +153,7 @@ def status(settings: Settings, source: str) -> dict[str, Any]:
         "slot": None if slot is None else _slot_status(slot),
         "journal": None if entry is None else _journal_status(entry),
         "current": format_lsn(current),
-        **_lag(entry, slot, current),
+        **lag(entry, slot, current),
     }
 
 
@@ -180,7 +180,7 @@ def _journal_status(entry: JournalEntry) -> dict[str, Any]:
     }
 
 
-def _lag(entry: JournalEntry | None, slot: slots.Slot | None, current: int) -> dict[str, Any]:
+def lag(entry: JournalEntry | None, slot: slots.Slot | None, current: int) -> dict[str, Any]:
     """Lag as the journal sees it; at rest it trails the WAL by a little that carries no change: 0 seconds."""
     if entry is None:
         return {"lag_bytes": None, "lag_seconds": None}
