@@ -24,6 +24,7 @@ from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibi
 _ROW_FIELDS: Final = ("before", "after")
 _NAMED: Final = ("record", "error", "enum", "fixed")
 _FIELD_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NAMESPACE: Final = re.compile(r"[\w.]*")
 _PARSED_KEPT: Final = 4_096
 
 
@@ -135,8 +136,14 @@ def _check_names(node: Any) -> None:
         for name in (field["name"] for field in node.get("fields") or ()):
             if not _FIELD_NAME.fullmatch(name):
                 raise SchemaFault(f"{name!r} is no field name: letters, digits and _, not a digit first")
-        if node.get("type") in _NAMED and not _FIELD_NAME.fullmatch(str(node.get("name", "")).rpartition(".")[2]):
-            raise SchemaFault(f"{node.get('name')!r} is not a valid name: letters, digits and _, not a digit first")
+        if node.get("type") in _NAMED:
+            space, _, name = str(node.get("name", "")).rpartition(".")
+            if not _FIELD_NAME.fullmatch(name):
+                raise SchemaFault(f"{node.get('name')!r} is not a valid name: letters, digits and _, not a digit first")
+            if not _NAMESPACE.fullmatch(space or str(node.get("namespace") or "")):
+                raise SchemaFault(
+                    f"{space or node['namespace']!r} is not a valid namespace: letters, digits, _ and dots"
+                )
         node = [node.get("type"), node.get("items"), node.get("values"), *(node.get("fields") or ())]
     if isinstance(node, list):
         for child in node:
@@ -148,13 +155,14 @@ def _reason(exc: BaseException) -> str:
     return text if not isinstance(exc, KeyError) else f"attribute {text} is missing"
 
 
-def check(level: Level, new: str, olds: Sequence[tuple[int, str]]) -> list[Fault]:
+def check(level: Level, new: str, olds: Sequence[tuple[int, str]], *, strict: bool = True) -> list[Fault]:
     """Check a new schema against older versions.
 
     Args:
         level: the subject's level.
         new: text of the new schema, self-contained.
         olds: version and self-contained text of every live version, oldest first.
+        strict: whether the new schema's defaults and names are checked, too.
 
     Returns:
         One fault per column and version, newest version first; empty when the new schema may follow.
@@ -162,7 +170,7 @@ def check(level: Level, new: str, olds: Sequence[tuple[int, str]]) -> list[Fault
     Raises:
         SchemaFault: the new schema cannot be parsed.
     """
-    candidate = parse(new)
+    candidate = parse(new) if strict else parse_leniently(new)
     if level is Level.NONE:
         return []
     chosen = list(reversed(olds)) if level.transitive else list(olds[-1:])

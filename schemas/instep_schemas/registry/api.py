@@ -24,7 +24,7 @@ from instep_schemas.registry.election import HEALTH, Election
 from instep_schemas.registry.entries import Decision
 from instep_schemas.registry.instance import Instance, NotLeading
 from instep_schemas.registry.refusals import Refusal
-from instep_schemas.registry.requests import config_request, mode_request, schema_request
+from instep_schemas.registry.requests import config_request, mode_request, schema_request, tag_request
 from instep_schemas.registry.store import Store
 from instep_schemas.registry.subjects import context_name
 
@@ -38,6 +38,7 @@ _LEADER_WAIT_S: Final = 5.0
 _LEADER_POLL_S: Final = 0.1
 _FORWARD_TIMEOUT_S: Final = 20.0
 _SPEAKER: Final = "X-Instep-For"
+_HEADERS: Final = {"Cache-Control": "no-cache, no-store, must-revalidate", "X-XSS-Protection": "1; mode=block"}
 _KEPT_HEADERS: Final = ("Authorization", "Content-Type", "Accept")
 
 Read = Callable[[Store, Ask], Any]
@@ -74,6 +75,10 @@ def _register(store: Store, ask: Ask) -> Decision:
     return registration.register(store, ask.subject, schema_request(ask.body), **flags)
 
 
+def _modify_tags(store: Store, ask: Ask) -> Decision:
+    return registration.modify_tags(store, ask.subject, ask.version, tag_request(ask.body))
+
+
 def _delete_subject(store: Store, ask: Ask) -> Decision:
     return writes.delete_subject(store, ask.subject, permanent=ask.flag("permanent"))
 
@@ -104,6 +109,7 @@ def _delete_context(store: Store, ask: Ask) -> Decision:
 
 _WRITES: Final[Sequence[tuple[str, str, Decide]]] = (
     ("POST", "/subjects/{subject}/versions", _register),
+    ("POST", "/subjects/{subject}/versions/{version}/tags", _modify_tags),
     ("DELETE", "/subjects/{subject}", _delete_subject),
     ("DELETE", "/subjects/{subject}/versions/{version}", _delete_version),
     ("PUT", "/config", _set_config),
@@ -144,9 +150,9 @@ class Api:
         app.router.add_get("/v1/metadata/deployment", self._deployment)
         for prefix in ("", "/contexts/{context}"):
             for method, path, read in _READS:
-                app.router.add_route(method, prefix + path, self._reading(read))
+                app.router.add_route(method, prefix + path, self._reading(read, path))
             for method, path, decide in _WRITES:
-                app.router.add_route(method, prefix + path, self._writing(decide))
+                app.router.add_route(method, prefix + path, self._writing(decide, path))
         return app
 
     # ---- around every call ------------------------------------------------------------------------------------------
@@ -173,9 +179,9 @@ class Api:
     def _caller(self, request: web.Request) -> Account:
         return self._accounts.caller(request.headers.get("Authorization", ""), _certificate(request))
 
-    def _reading(self, read: Read) -> Callable[[web.Request], Awaitable[web.Response]]:
+    def _reading(self, read: Read, path: str) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def answer(request: web.Request) -> web.Response:
-            ask, account = await _ask(request), self._caller(request)
+            ask, account = await self._ask(request, path), self._caller(request)
             if account.unlimited:
                 return _answer(read(self._instance.store, ask))
             if "subject" in ask.path:
@@ -184,9 +190,9 @@ class Api:
 
         return answer
 
-    def _writing(self, decide: Decide) -> Callable[[web.Request], Awaitable[web.Response]]:
+    def _writing(self, decide: Decide, path: str) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def answer(request: web.Request) -> web.Response:
-            ask, account = await _ask(request), self._caller(request)
+            ask, account = await self._ask(request, path), self._caller(request)
             who = _speaker(request, account)
             try:
                 check(account, ask, _least(decide, ask))
@@ -202,6 +208,12 @@ class Api:
                 raise
 
         return answer
+
+    async def _ask(self, request: web.Request, path: str) -> Ask:
+        query = {name: request.query.getall(name) for name in request.query}
+        ask = Ask(request.match_info, query, await request.read() if request.can_read_body else b"")
+        # configuration and mode are the alias's own
+        return ask.aliased(self._instance.store.config) if "/subjects/{" in path or "/ids/" in path else ask
 
     def _known(self, ask: Ask) -> Decision | None:
         """A schema that is already registered needs no leader, and no Kafka."""
@@ -291,6 +303,8 @@ class Api:
 
 def _least(decide: Decide, ask: Ask) -> Role:
     """The role that a write needs: what cannot be undone, or is checked less, is for administrators."""
+    if decide is _modify_tags:
+        return Role.WRITE
     if decide is _register:
         body = ask.body if ask.raw else None
         given = isinstance(body, dict) and body.get("id") not in (None, -1, "-1")
@@ -311,14 +325,10 @@ def _certificate(request: web.Request) -> str:
     return next((value for part in shown.get("subject", ()) for name, value in part if name == "commonName"), "")
 
 
-async def _ask(request: web.Request) -> Ask:
-    query = {name: request.query.getall(name) for name in request.query}
-    return Ask(request.match_info, query, await request.read() if request.can_read_body else b"")
-
-
 def _answer(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     if isinstance(body, reads.Text):
         text = str(body)
     else:
         text = "" if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    headers = _HEADERS | (headers or {})
     return web.Response(text=text, status=status, content_type=CONTENT_TYPE, headers=headers)

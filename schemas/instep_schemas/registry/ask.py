@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from instep_schemas.registry import refusals
 from instep_schemas.registry.requests import version_number
-from instep_schemas.registry.subjects import DEFAULT_CONTEXT, EVERY_CONTEXT, canonical, context_name, join
+from instep_schemas.registry.subjects import DEFAULT_CONTEXT, EVERY_CONTEXT, canonical, context_name, context_of, join
 
 Item = TypeVar("Item")
 
@@ -44,6 +44,23 @@ class Ask:
         if "subject" in self.path:
             return self.subject
         return join(self.context, "") or None
+
+    def aliased(self, config: Callable[[str], Mapping[str, Any] | None]) -> Ask:
+        """The same request for the subject that the named one is an alias of.
+
+        Args:
+            config: the configuration of exactly one subject.
+        """
+        if "subject" in self.path:
+            return replace(self, path={**self.path, "subject": self._real(self.subject, config)})
+        if (named := self.text("subject")) and "id" in self.path:
+            return replace(self, query={**self.query, "subject": [self._real(canonical(named, self.context), config)]})
+        return self
+
+    @staticmethod
+    def _real(subject: str, config: Callable[[str], Mapping[str, Any] | None]) -> str:
+        alias = (config(subject) or {}).get("alias")
+        return canonical(str(alias), context_of(subject)) if alias else subject
 
     @property
     def version(self) -> int:

@@ -23,6 +23,17 @@ _NAMED: Final = (*_RECORDS, "enum", "fixed")
 _TYPE_RESERVED: Final = frozenset(
     ("doc", "fields", "items", "name", "namespace", "size", "symbols", "values", "type", "aliases")
 )
+_LOGICAL_TYPES: Final = {
+    "uuid": "string",
+    "date": "int",
+    "time-millis": "int",
+    "time-micros": "long",
+    "timestamp-millis": "long",
+    "timestamp-micros": "long",
+    "local-timestamp-millis": "long",
+    "local-timestamp-micros": "long",
+}
+"""Those that Apache's library knows, besides decimal, and the type each belongs to."""
 _FIELD_RESERVED: Final = frozenset(("default", "doc", "name", "order", "type", "aliases"))
 
 
@@ -98,7 +109,9 @@ def _rule_pieces(rule: Mapping[str, Any]) -> Iterator[str]:
 
 
 def canonical(text: str, *, normalize: bool = False) -> str:
-    """The text under which a valid schema is kept; `normalize` also qualifies names and sorts foreign attributes.
+    """The text under which a valid schema is kept; `normalize` also sorts what has no order of its own.
+
+    That is aliases and foreign attributes, at every depth; a logical type's attributes come before the others.
 
     Raises:
         SchemaFault: not JSON, or not shaped like a schema.
@@ -155,6 +168,12 @@ def _fullname(space: str, name: str) -> str:
     return name if "." in name or not space else f"{space}.{name}"
 
 
+def _within(space: str, full: str) -> str:
+    """A full name as it is written inside a namespace."""
+    inner, _, bare = full.rpartition(".")
+    return bare if inner == space else full
+
+
 def _definitions(node: Any, space: str) -> Iterator[tuple[str, Any, str]]:
     """Every named type that a schema defines: full name, node, enclosing namespace."""
     if isinstance(node, list):
@@ -209,7 +228,7 @@ class _Printer:
             inner, bare = _qualify(node, self._definitions[full][1])
             return self._named({**node, "name": bare, "namespace": inner}, space)
         inner, _, bare = full.rpartition(".")
-        return full if self._normalize or inner != space else bare
+        return full if inner != space else bare
 
     def _named(self, node: Mapping[str, Any], space: str) -> Any:
         kind = node["type"]
@@ -218,10 +237,10 @@ class _Printer:
         if full in self._seen and full in self._definitions:  # written out already, where it was used first
             return full if inner != space else name
         self._seen.add(full)
-        printed: dict[str, Any] = {"type": kind, "name": full if self._normalize else name}
-        if not self._normalize and inner != space:
+        printed: dict[str, Any] = {"type": kind, "name": name}
+        if inner != space:
             printed["namespace"] = inner
-        if node.get("doc") is not None:
+        if node.get("doc") is not None and (node["doc"] or not self._normalize):
             printed["doc"] = node["doc"]
         if kind in _RECORDS:
             printed["fields"] = [self._field(child, inner) for child in node["fields"]]
@@ -233,30 +252,51 @@ class _Printer:
             printed["size"] = node["size"]
         printed |= self._others(node, {"default"} if kind == "enum" else frozenset())
         if node.get("aliases"):
-            printed["aliases"] = [self._alias(alias, inner) for alias in node["aliases"]]
+            aliases = [_fullname(inner, alias) for alias in node["aliases"]]
+            printed["aliases"] = [_within(inner, alias) for alias in (sorted(aliases) if self._normalize else aliases)]
         return printed
-
-    def _alias(self, alias: str, space: str) -> str:
-        inner, _, bare = alias.rpartition(".")
-        if self._normalize:
-            return _fullname(space, alias)
-        return bare if inner == space else alias
 
     def _field(self, node: Mapping[str, Any], space: str) -> dict[str, Any]:
         printed: dict[str, Any] = {"name": node["name"], "type": self.type(node["type"], space)}
         if node.get("doc") is not None:
             printed["doc"] = node["doc"]
         if "default" in node:
-            printed["default"] = node["default"]
+            printed["default"] = _deeply_sorted(node["default"]) if self._normalize else node["default"]
         if node.get("order", "ascending") != "ascending":
             printed["order"] = node["order"]
         if node.get("aliases"):
-            printed["aliases"] = node["aliases"]
+            printed["aliases"] = sorted(node["aliases"]) if self._normalize else node["aliases"]
         others = {k: v for k, v in node.items() if k not in _FIELD_RESERVED}
         return {**printed, **self._sorted(others)}
 
     def _others(self, node: Mapping[str, Any], reserved: frozenset[str] | set[str] = frozenset()) -> dict[str, Any]:
-        return self._sorted({k: v for k, v in node.items() if k not in _TYPE_RESERVED and k not in reserved})
+        others = self._sorted({k: v for k, v in node.items() if k not in _TYPE_RESERVED and k not in reserved})
+        return {name: others[name] for name in _logical(node)} | others if self._normalize else others
 
     def _sorted(self, attributes: dict[str, Any]) -> dict[str, Any]:
-        return dict(sorted(attributes.items())) if self._normalize else attributes
+        return {k: _deeply_sorted(attributes[k]) for k in sorted(attributes)} if self._normalize else attributes
+
+
+def _logical(node: Mapping[str, Any]) -> list[str]:
+    """The attributes of a logical type that holds for its type, in the order of Apache's library."""
+    logical, kind = node.get("logicalType"), node.get("type")
+    if logical != "decimal":
+        of_fixed = logical == "uuid" and kind == "fixed" and node.get("size") == 16
+        known = isinstance(logical, str) and _LOGICAL_TYPES.get(logical) == kind
+        return ["logicalType"] if known or of_fixed else []
+    precision, scale = node.get("precision"), node.get("scale", 0)
+    most = 2**31 if kind == "bytes" else _digits(node.get("size", 0)) if kind == "fixed" else 0
+    if not isinstance(precision, int) or not isinstance(scale, int) or not 0 <= scale <= precision <= most:
+        return []
+    return ["logicalType", "precision", *(["scale"] if scale else [])] if precision else []
+
+
+def _digits(size: int) -> int:
+    """How many decimal digits fit into so many bytes."""
+    return len(str(2 ** (8 * size - 1) - 1)) - 1
+
+
+def _deeply_sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _deeply_sorted(value[name]) for name in sorted(value)}
+    return [_deeply_sorted(item) for item in value] if isinstance(value, list) else value

@@ -16,9 +16,18 @@ from typing import Any, Final
 from instep.errors import RegistryError
 from instep.settings import KafkaSettings
 from instep_schemas.compatibility import SchemaFault
-from instep_schemas.registry.entries import EntryFault, Key, Keytype, decode_key, decode_value, encode_key, encode_value
+from instep_schemas.registry.entries import (
+    EntryFault,
+    Key,
+    Keytype,
+    decode_key,
+    decode_value,
+    encode_key,
+    encode_value,
+    schema_entry,
+)
 from instep_schemas.registry.log import TOPIC, Behind, Fenced, Reader, Record, WriteFailed, Writer, WriterLost
-from instep_schemas.registry.store import Store
+from instep_schemas.registry.store import Store, Version
 from instep_schemas.registry.subjects import canonical, context_of
 
 _CURED: Final = (Keytype.SCHEMA, Keytype.CONFIG, Keytype.MODE, Keytype.CONTEXT)
@@ -90,7 +99,24 @@ def diagnose(records: Sequence[Record], position: int) -> Diagnosis:
             value = _holding(key, newest[key], newest)
             orphans += [Orphan(key, raw, value is not None) for raw in others]
             cure += [*((raw, None) for raw in others if raw != own), (own, value)]
+    for version in _returning(store, records, cure):
+        faults.append(f"{version.subject} v{version.version} would come back after compaction")
+        entry = schema_entry(*version.place, version.schema_id, version.content, deleted=True)
+        cure.append((encode_key(entry.key), encode_value(entry.value)))
     return Diagnosis(position, len(records), tuple(orphans), (*faults, *_contradictions(store)), tuple(cure))
+
+
+def _returning(store: Store, records: Sequence[Record], cure: Sequence[tuple[bytes, bytes | None]]) -> list[Version]:
+    """Softly deleted versions whose deletion compaction forgets: a later one of the subject was of fewer versions."""
+    kept = {record.key: record.value for record in sorted({r.key: r for r in records}.values(), key=lambda r: r.offset)}
+    left = Store()
+    for raw, value in (*kept.items(), *cure):
+        try:
+            left.apply(decode_key(raw), decode_value(value))
+        except EntryFault:
+            continue
+    live = {version.place for version in left.every_version() if not version.deleted}
+    return [version for version in store.every_version() if version.deleted and version.place in live]
 
 
 def _holding(key: Key, record: Record, newest: dict[Key, Record]) -> bytes | None:

@@ -7,10 +7,12 @@ from typing import Any
 from instep_schemas.registry import refusals
 from instep_schemas.registry.ask import Ask
 from instep_schemas.registry.avro_text import Content
+from instep_schemas.registry.previous import RULES, completed
 from instep_schemas.registry.registration import check_request, content_body, content_for
 from instep_schemas.registry.requests import schema_request
 from instep_schemas.registry.store import Store, Version
 from instep_schemas.registry.subjects import DEFAULT_CONTEXT, EVERY_CONTEXT, canonical, context_of, join, split
+from instep_schemas.registry.tags import tagged
 from instep_schemas.registry.writes import config_body
 
 
@@ -31,7 +33,7 @@ def subjects(store: Store, ask: Ask) -> Any:
 
 def versions(store: Store, ask: Ask) -> Any:
     """GET /subjects/{subject}/versions."""
-    subject, negative = _subject(store, ask), ask.flag("deletedAsNegative")
+    subject, negative = ask.subject, ask.flag("deletedAsNegative")
     deleted = ask.flag("deleted") or negative
     found = store.versions(subject, deleted=deleted, deleted_only=ask.flag("deletedOnly"))
     if not found:
@@ -52,14 +54,17 @@ def version_text(store: Store, ask: Ask) -> Any:
 
 def referenced_by(store: Store, ask: Ask) -> Any:
     """GET /subjects/{subject}/versions/{version}/referencedby."""
-    ids = {referrer.schema_id for referrer in store.referrers(*_version(store, ask).place)}
+    subject, deleted = ask.subject, ask.flag("deleted")
+    found = _version(store, ask, deleted=True)
+    if found.deleted and not (deleted or store.referrers(subject, found.version, deleted=True)):
+        raise refusals.version_not_found(found.version)
+    ids = {referrer.schema_id for referrer in store.referrers(*found.place, deleted=deleted)}
     return ask.page(sorted(ids))
 
 
 def latest_with_metadata(store: Store, ask: Ask) -> Any:
     """GET /subjects/{subject}/metadata."""
-    wanted = dict(zip(ask.texts("key"), ask.texts("value"), strict=False))
-    subject = _subject(store, ask)
+    wanted, subject = dict(zip(ask.texts("key"), ask.texts("value"), strict=False)), ask.subject
     found = store.versions(subject, deleted=ask.flag("deleted"))
     if not found:
         raise refusals.subject_not_found(subject)
@@ -72,31 +77,43 @@ def latest_with_metadata(store: Store, ask: Ask) -> Any:
 
 def look_up(store: Store, ask: Ask) -> Any:
     """POST /subjects/{subject}."""
-    subject, deleted = _subject(store, ask), ask.flag("deleted")
-    request = schema_request(ask.body)
-    if not store.versions(subject, deleted=deleted):
-        raise refusals.subject_not_found(subject)
-    content = content_for(store, subject, request, normalize=ask.flag("normalize"))
-    found = store.find(subject, content, deleted=deleted)
-    if found is None:
-        raise refusals.schema_not_found()
-    return version_body(store, found, ask)
+    deleted, request = ask.flag("deleted"), schema_request(ask.body)
+    for subject in _meant(store, ask.subject):
+        if request.text and store.versions(subject, deleted=deleted):
+            content = content_for(store, subject, request, normalize=ask.flag("normalize"), strict=False)
+            found = store.find(subject, content, deleted=deleted, newest_only=request.version == -1)
+            found = found or store.find(subject, completed(store, subject, content, None), deleted=deleted)
+            if found is not None:
+                return version_body(store, found, ask)
+    if not store.versions(ask.subject, deleted=deleted):
+        raise refusals.subject_not_found(ask.subject)
+    raise refusals.schema_not_found()
 
 
 def schemas(store: Store, ask: Ask) -> Any:
     """GET /schemas."""
-    wanted = store.subjects(ask.prefix, deleted=ask.flag("deleted"))
+    deleted, kind = ask.flag("deleted"), ask.text("ruleType")
+    aliases = store.aliases(ask.prefix) if ask.flag("aliases") else {}
     found: list[Version] = []
-    for subject in wanted:
-        all_of_it = store.versions(subject, deleted=ask.flag("deleted"))
+    for subject in sorted({*store.subjects(ask.prefix, deleted=deleted), *aliases}):
+        all_of_it = store.versions(subject, deleted=deleted)
         found += all_of_it[-1:] if ask.flag("latestOnly") else all_of_it
-    return [version_body(store, each, ask) for each in ask.page(found)]
+    if kind:
+        found = [each for each in found if kind in _rule_types(each.content)]
+    bodies = ((version_body(store, each, ask), aliases.get(each.subject)) for each in ask.page(found))
+    return [body | ({"aliases": names} if names else {}) for body, names in bodies]
+
+
+def _rule_types(content: Content) -> set[str]:
+    rules = content.rule_set or {}
+    return {str(rule.get("type")) for kind in RULES for rule in rules.get(kind) or ()}
 
 
 def schema_by_id(store: Store, ask: Ask) -> Any:
     """GET /schemas/ids/{id}."""
     holder = _holders(store, ask)[0]
-    body = _formatted(store, holder.content, holder.subject, ask) | {"guid": holder.content.guid}
+    place = {"subject": holder.subject, "version": holder.version} if ask.text("subject") else {}
+    body = place | _held(store, holder, ask)
     if ask.flag("fetchMaxId"):
         body["maxId"] = store.highest_id(context_of(holder.subject))
     return body
@@ -119,8 +136,13 @@ def versions_by_id(store: Store, ask: Ask) -> Any:
 
 def schema_by_guid(store: Store, ask: Ask) -> Any:
     """GET /schemas/guids/{guid}."""
-    holder = _by_guid(store, ask)[0]
-    return _formatted(store, holder.content, holder.subject, ask) | {"guid": holder.content.guid}
+    return _held(store, _by_guid(store, ask)[0], ask)
+
+
+def _held(store: Store, holder: Version, ask: Ask) -> dict[str, Any]:
+    """A schema that is asked for by what identifies it, not by its place."""
+    body = _formatted(store, holder.content, holder.subject, ask) | {"guid": holder.content.guid}
+    return body | {"ts": holder.written_ms, "deleted": holder.deleted}
 
 
 def ids_by_guid(store: Store, ask: Ask) -> Any:
@@ -132,7 +154,7 @@ def compatibility(store: Store, ask: Ask) -> Any:
     """POST /compatibility/subjects/{subject}/versions[/{version}]."""
     number = ask.version if "version" in ask.path else None
     flags = {"normalize": ask.flag("normalize"), "verbose": ask.flag("verbose")}
-    return check_request(store, _subject(store, ask), schema_request(ask.body), number, **flags)
+    return check_request(store, ask.subject, schema_request(ask.body), number, **flags)
 
 
 def config(store: Store, ask: Ask) -> Any:
@@ -176,28 +198,31 @@ def _formatted(store: Store, content: Content, subject: str, ask: Ask) -> dict[s
     if ask.text("format") == "resolved" and content.references:
         body["schema"] = store.resolved_text(content, subject)
         del body["references"]
+    elif ask.text("referenceFormat") == "qualified" and content.references:
+        context = context_of(subject)
+        body["references"] = [r.body() | {"subject": canonical(r.subject, context)} for r in content.references]
+    if wanted := set(ask.texts("findTags")):
+        found = [each for each in tagged(content.text) if "*" in wanted or wanted & set(each.tags)]
+        body["schemaTags"] = [each.body() for each in found]
     return body
 
 
-def _subject(store: Store, ask: Ask) -> str:
-    """The subject asked for, or the one that it is an alias of."""
-    subject = ask.subject
-    alias = (store.config(subject) or {}).get("alias")
-    if alias and not store.versions(subject, deleted=True):
-        return canonical(str(alias), context_of(subject))
-    return subject
+def _meant(store: Store, subject: str) -> list[str]:
+    """The subject; one without a context may also be meant in another one."""
+    if context_of(subject) != DEFAULT_CONTEXT:
+        return [subject]
+    return [subject, *(join(context, subject) for context in store.contexts() if context != DEFAULT_CONTEXT)]
 
 
-def _version(store: Store, ask: Ask) -> Version:
-    subject, number, deleted = _subject(store, ask), ask.version, ask.flag("deleted")
-    found = store.versions(subject, deleted=deleted)
-    if not found:
-        raise refusals.subject_not_found(subject)
-    if number == -1:
-        return found[-1]
-    for candidate in found:
-        if candidate.version == number:
-            return candidate
+def _version(store: Store, ask: Ask, *, deleted: bool = False) -> Version:
+    number, deleted = ask.version, deleted or ask.flag("deleted")
+    for subject in _meant(store, ask.subject):
+        found = store.versions(subject, deleted=deleted)
+        for candidate in found[-1:] if number == -1 else found:
+            if number in (-1, candidate.version):
+                return candidate
+    if not store.versions(ask.subject, deleted=deleted):
+        raise refusals.subject_not_found(ask.subject)
     raise refusals.version_not_found(number)
 
 

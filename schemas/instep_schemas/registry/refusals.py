@@ -122,6 +122,11 @@ def invalid_mode() -> Refusal:
     )
 
 
+def forward_is_global() -> Refusal:
+    """42204: FORWARD elsewhere."""
+    return Refusal(422, 42204, "Forward mode only supported on global level")
+
+
 def not_in_mode(subject: str, context: str, mode: str) -> Refusal:
     """42205: the subject is not in the mode that this needs, or is in one that forbids it."""
     return not_permitted(f"Subject {subject} in context :{context}: is {mode} mode")

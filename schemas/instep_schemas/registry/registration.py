@@ -1,46 +1,76 @@
-"""Registering and checking schemas: a request against the store gives a decision or a refusal (pure)."""
+"""Registering schemas: a request against the store gives a decision or a refusal (pure)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any
 
-from instep_schemas.compatibility import Fault, Level, SchemaFault, check, parse
+from instep_schemas.compatibility import SchemaFault, parse, parse_leniently
 from instep_schemas.registry import refusals
 from instep_schemas.registry.avro_text import Content, Reference, canonical
+from instep_schemas.registry.checks import check_next, compatibility_answer
 from instep_schemas.registry.entries import Decision, Entry, Key, Keytype, schema_entry
-from instep_schemas.registry.requests import SchemaRequest
-from instep_schemas.registry.store import READ_ONLY, Store, Version, level_of
+from instep_schemas.registry.previous import (
+    RULES,
+    completed,
+    has_number,
+    is_configured,
+    merge_rules,
+    numbered,
+)
+from instep_schemas.registry.requests import SchemaRequest, TagRequest
+from instep_schemas.registry.store import READ_ONLY, Store, Version
 from instep_schemas.registry.subjects import DEFAULT_CONTEXT, GLOBAL_CONTEXT, context_of
 from instep_schemas.registry.subjects import canonical as canonical_subject
+from instep_schemas.registry.tags import retagged, with_tags_of
 
-RESERVED: Final = "confluent:reserved"
-"""Metadata property: names of fields that no version may have, separated by commas."""
+_IMPORTING = ("IMPORT", "FORWARD")
 
 
-def content_for(store: Store, subject: str, request: SchemaRequest, *, normalize: bool = False) -> Content:
+def content_for(
+    store: Store, subject: str, request: SchemaRequest, *, normalize: bool = False, strict: bool = True
+) -> Content:
     """The content that a request means: canonical text, references with their numbers.
+
+    Args:
+        store: the state.
+        subject: qualified.
+        request: with a text.
+        normalize: whether it was asked for; the configuration may ask for it, too.
+        strict: whether defaults and names must be right, and references be to live versions.
 
     Raises:
         Refusal: 42201.
     """
     normalize = normalize or bool(store.effective_config(subject).get("normalize"))
     try:
-        references = tuple(_pinned(store, subject, reference) for reference in request.references)
+        references = tuple(_pinned(store, subject, reference, strict) for reference in request.references)
+        if normalize:
+            references = tuple(sorted(dict.fromkeys(references), key=lambda r: (r.name, r.subject, r.version)))
         raw = Content(request.text, references, request.metadata, request.rule_set)
-        parse(store.resolved_text(raw, subject))
+        (parse if strict else parse_leniently)(store.resolved_text(raw, subject))
         return Content(canonical(request.text, normalize=normalize), references, request.metadata, request.rule_set)
     except SchemaFault as exc:
         raise refusals.invalid_schema(str(exc)) from exc
 
 
-def _pinned(store: Store, subject: str, reference: Reference) -> Reference:
-    if reference.version > 0:
-        return reference
-    latest = store.latest(canonical_subject(reference.subject, context_of(subject)))
-    if latest is None:
-        raise SchemaFault(f"the reference {reference.name} is to {reference.subject}, which has no version")
-    return Reference(reference.name, reference.subject, latest.version)
+def validates(store: Store, subject: str) -> bool:
+    """Whether new schemas are looked at strictly (`validateNewSchemas`)."""
+    return store.effective_config(subject).get("validateNewSchemas") is not False
+
+
+def _pinned(store: Store, subject: str, reference: Reference, strict: bool) -> Reference:
+    referee = canonical_subject(reference.subject, context_of(subject))
+    if reference.version < 1:
+        latest = store.latest(referee)
+        if latest is None:
+            raise SchemaFault(f"the reference {reference.name} is to {reference.subject}, which has no version")
+        return Reference(reference.name, reference.subject, latest.version)
+    if strict and not any(version.version == reference.version for version in store.versions(referee)):
+        told = f"the reference {reference.name} is to {reference.subject} v{reference.version}"
+        raise SchemaFault(f"{told}, which does not exist")
+    return reference
 
 
 def register(
@@ -51,25 +81,127 @@ def register(
     Raises:
         Refusal: 42201, 42205, 42207, 42208, 409.
     """
-    _check_subject(subject)
-    importing = _check_register_mode(store, subject, request)
-    content = content_for(store, subject, request, normalize=normalize)
+    check_subject(subject)
+    if (known := _already(store, subject, request, normalize)) is not None:
+        return Decision(registered(known))
+    if _check_register_mode(store, subject, request):
+        return _imported(store, subject, request)
+    strict = validates(store, subject)
+    request = _tagged(store, subject, _with_text(store, subject, request))
+    content = content_for(store, subject, request, normalize=normalize, strict=strict)
+    taken = store.versions(subject, deleted=True)
+    following = taken[-1].version + 1 if taken else 1
+    number = following if request.version or has_number(store, subject, content) else None
+    content = completed(store, subject, content, number)
+    if not request.version and (known := store.find(subject, content)) is not None:
+        return Decision(registered(known))
+    if not force:
+        check_next(store, subject, content, strict=strict)
+    if request.version not in (0, -1, following):
+        raise refusals.invalid_schema(f"Version is not one more than previous version {following - 1}")
+    schema_id = store.id_of(context_of(subject), content) or store.highest_id(context_of(subject)) + 1
+    return _new_version(store, Version(subject, following, schema_id, content, False, 0))
+
+
+def _already(store: Store, subject: str, request: SchemaRequest, normalize: bool) -> Version | None:
+    """The version that this request means, if it is there: it needs no right to write."""
+    if not request.text or request.tags_differ or is_configured(store.effective_config(subject)):
+        return None
+    content = content_for(store, subject, request, normalize=normalize, strict=False)
+    known = store.find(subject, content, newest_only=request.version == -1)
+    if known is None:
+        return None
+    if request.version in (0, -1):
+        return known if request.schema_id in (-1, known.schema_id) else None
+    places = [v for v in store.versions(subject) if v.version == request.version]
+    return next((v for v in places if v.schema_id == request.schema_id and v.content.guid == known.content.guid), None)
+
+
+def _with_text(store: Store, subject: str, request: SchemaRequest) -> SchemaRequest:
+    """Without a text, the newest version's is meant: only metadata or rules are new."""
+    if request.text:
+        return request
+    last = store.latest(subject)
+    if last is None:
+        raise refusals.invalid_schema("Empty schema")
+    return replace(request, text=last.content.text, references=last.content.references)
+
+
+def _tagged(store: Store, subject: str, request: SchemaRequest) -> SchemaRequest:
+    """The request with the tags that it asks for written into the text."""
+    if not request.tags_differ:
+        return request
+    try:
+        text, last = canonical(request.text), store.latest(subject)
+        if request.tags_add or request.tags_remove:
+            text = retagged(text, request.tags_add, request.tags_remove)
+            request = replace(request, version=request.version or -1)
+        if request.propagate_tags and last is not None:
+            text = with_tags_of(text, last.content.text)
+        return replace(request, text=text)
+    except SchemaFault as exc:
+        raise refusals.invalid_schema(str(exc)) from exc
+
+
+def _imported(store: Store, subject: str, request: SchemaRequest) -> Decision:
+    """Taken as it is: with its id and version, unchecked, and not normalized."""
+    if not request.text:
+        raise refusals.invalid_schema("Empty schema")
+    try:
+        references = tuple(_pinned(store, subject, reference, False) for reference in request.references)
+        content = Content(canonical(request.text), references, request.metadata, request.rule_set)
+        parse_leniently(store.resolved_text(content, subject))
+    except SchemaFault as exc:
+        raise refusals.invalid_schema(str(exc)) from exc
     known = store.find(subject, content)
-    if known is not None and not importing:
+    if known is not None and not request.version and known.schema_id == request.schema_id:
         return Decision(registered(known))
-    if known is not None and known.schema_id == request.schema_id and request.version in (0, known.version):
-        return Decision(registered(known))
-    if not importing:
-        content = _with_configured(store, subject, content)
-        if (known := store.find(subject, content)) is not None:
-            return Decision(registered(known))
-        if not force:
-            _check_reserved(store, subject, content)
-            _check_compatible(store, subject, content)
-    schema_id = _choose_id(store, subject, content, request)
-    version = _choose_version(store, subject, schema_id, request, importing)
-    new = Version(subject, version, schema_id, content, False, 0)
-    return Decision(registered(new), (*_replaced(store, new), *_new_context(store, subject), _entry(new)))
+    holders = store.holders(context_of(subject), request.schema_id)
+    if any(holder.content.guid != content.guid for holder in holders):
+        raise refusals.id_taken(request.schema_id, context_of(subject))
+    taken = {version.version: version for version in store.versions(subject, deleted=True)}
+    number = request.version if request.version > 0 else max(taken, default=0) + 1
+    other = taken.get(number)
+    if other is not None and not other.deleted and other.schema_id != request.schema_id:
+        raise refusals.not_permitted(
+            f"Overwrite new schema with id {request.schema_id} is not permitted: {subject} has version {number}."
+        )
+    return _new_version(store, Version(subject, number, request.schema_id, content, False, 0))
+
+
+def modify_tags(store: Store, subject: str, number: int, request: TagRequest) -> Decision:
+    """Register a version (-1: the newest) again with other tags, metadata or rules.
+
+    Raises:
+        Refusal: 40401, 40402, 42201, 42205, 42208, 409.
+    """
+    check_subject(subject)
+    versions = store.versions(subject)
+    if not versions:
+        raise refusals.subject_not_found(subject)
+    old = versions[-1] if number == -1 else next((v for v in versions if v.version == number), None)
+    if old is None:
+        raise refusals.version_not_found(number)
+    content = old.content
+    following = store.versions(subject, deleted=True)[-1].version + 1
+    made = SchemaRequest(
+        text=content.text,
+        references=content.references,
+        metadata=numbered(content.metadata if request.metadata is None else request.metadata, following),
+        rule_set=_changed_rules(versions, request),
+        version=request.version or -1,
+        tags_add=request.tags_add,
+        tags_remove=request.tags_remove,
+    )
+    return register(store, subject, made)
+
+
+def _changed_rules(versions: Sequence[Version], request: TagRequest) -> Mapping[str, Any] | None:
+    if request.rules_merge is None and not request.rules_remove:
+        return request.rule_set
+    merged = merge_rules(versions[-1].content.rule_set, request.rules_merge) or {}
+    kept = {k: [r for r in merged[k] if r["name"] not in request.rules_remove] for k in RULES if k in merged}
+    return {**merged, **kept}
 
 
 def registered(version: Version) -> dict[str, Any]:
@@ -90,11 +222,32 @@ def content_body(content: Content) -> dict[str, Any]:
     return body
 
 
-def _entry(version: Version) -> Entry:
-    return schema_entry(version.subject, version.version, version.schema_id, version.content, deleted=version.deleted)
+def check_request(
+    store: Store, subject: str, request: SchemaRequest, version: int | None, *, normalize: bool, verbose: bool
+) -> dict[str, Any]:
+    """Answer a compatibility check; against one version (-1: the newest), or what the level says with None.
+
+    Raises:
+        Refusal: 40402, and without `verbose` 42201.
+    """
+    if version not in (None, -1) and all(v.version != version for v in store.versions(subject)):
+        raise refusals.version_not_found(version)
+    strict = validates(store, subject)
+    try:
+        content = content_for(store, subject, _with_text(store, subject, request), normalize=normalize, strict=strict)
+        return compatibility_answer(store, subject, content, version, strict=strict, verbose=verbose)
+    except refusals.Refusal as refusal:
+        if verbose and refusal.code == 42201:
+            return {"is_compatible": False, "messages": [refusal.message]}
+        raise
 
 
-def _check_subject(subject: str) -> None:
+def check_subject(subject: str) -> None:
+    """Refuse a name that no subject may have.
+
+    Raises:
+        Refusal: 42208.
+    """
     name = subject.rpartition(":")[2] if subject.startswith(":.") else subject
     if (
         not name
@@ -111,7 +264,7 @@ def _check_register_mode(store: Store, subject: str, request: SchemaRequest) -> 
     if mode in READ_ONLY:
         raise refusals.not_in_mode(subject, context, "in read-only")
     if request.schema_id >= 0:
-        if mode not in ("IMPORT", "FORWARD"):
+        if mode not in _IMPORTING:
             raise refusals.not_in_mode(subject, context, "not in import")
         return True
     if mode != "READWRITE":
@@ -119,149 +272,9 @@ def _check_register_mode(store: Store, subject: str, request: SchemaRequest) -> 
     return False
 
 
-def _with_configured(store: Store, subject: str, content: Content) -> Content:
-    """Metadata and rules: the request's, else the previous version's, over the defaults, under the overrides."""
-    config, last = store.effective_config(subject), store.latest(subject)
-    metadata = content.metadata if content.metadata is not None or last is None else last.content.metadata
-    rules = content.rule_set if content.rule_set is not None or last is None else last.content.rule_set
-    metadata = _merge_metadata(_merge_metadata(config.get("defaultMetadata"), metadata), config.get("overrideMetadata"))
-    rules = _merge_rules(_merge_rules(config.get("defaultRuleSet"), rules), config.get("overrideRuleSet"))
-    return Content(content.text, content.references, metadata, rules)
-
-
-def _merge_metadata(lower: Mapping[str, Any] | None, upper: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if not lower or not upper:
-        return upper or lower or None
-    merged: dict[str, Any] = {
-        part: {**(lower.get(part) or {}), **(upper.get(part) or {})} for part in ("tags", "properties")
-    }
-    merged["sensitive"] = sorted({*(lower.get("sensitive") or ()), *(upper.get("sensitive") or ())})
-    return {part: value for part, value in merged.items() if value}
-
-
-def _merge_rules(lower: Mapping[str, Any] | None, upper: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if not lower or not upper:
-        return upper or lower or None
-    merged = {**lower, **upper}
-    for kind in ("migrationRules", "domainRules", "encodingRules"):
-        rules = {rule["name"]: rule for rule in (*(lower.get(kind) or ()), *(upper.get(kind) or ()))}
-        if rules:
-            merged[kind] = list(rules.values())
-    return merged
-
-
-def _check_compatible(store: Store, subject: str, content: Content) -> None:
-    level = level_of(store.effective_config(subject))
-    faults = faults_against(store, subject, content, level, _comparable(store, subject, content))
-    if faults:
-        raise refusals.incompatible(subject, details(store, subject, faults, level))
-
-
-def _check_reserved(store: Store, subject: str, content: Content) -> None:
-    """With `validateFields`: a field named in the metadata as reserved is not used, and stays reserved."""
-    if not store.effective_config(subject).get("validateFields"):
-        return
-    last, mine = store.latest(subject), _reserved(content)
-    given_up = _reserved(last.content) - mine if last is not None else set()
-    if given_up:
-        told = [f"The new schema has reserved field {name} removed from its metadata" for name in sorted(given_up)]
-        raise refusals.incompatible(subject, told)
-    schema = parse(store.resolved_text(content, subject))
-    used = mine & {field.name for field in getattr(schema, "fields", ())}
-    if used:
-        raise refusals.incompatible(
-            subject, [f"The new schema has field {name}, which is reserved" for name in sorted(used)]
-        )
-
-
-def _reserved(content: Content) -> set[str]:
-    return {name.strip() for name in str(_property(content, RESERVED) or "").split(",") if name.strip()}
-
-
-def _comparable(store: Store, subject: str, content: Content) -> list[Version]:
-    """Live versions a new one must fit; with a compatibility group, those of the same group."""
-    versions = store.versions(subject)
-    group = store.effective_config(subject).get("compatibilityGroup")
-    if not group:
-        return versions
-    mine = _property(content, group)
-    return [version for version in versions if _property(version.content, group) == mine]
-
-
-def _property(content: Content, name: str) -> Any:
-    return ((content.metadata or {}).get("properties") or {}).get(name)
-
-
-def faults_against(
-    store: Store, subject: str, content: Content, level: Level, versions: Sequence[Version]
-) -> list[Fault]:
-    """Check a content against versions, oldest first.
-
-    Raises:
-        Refusal: 42201.
-    """
-    try:
-        olds = [(v.version, store.resolved_text(v.content, v.subject)) for v in versions]
-        return check(level, store.resolved_text(content, subject), olds)
-    except SchemaFault as exc:
-        raise refusals.invalid_schema(str(exc)) from exc
-
-
-def details(store: Store, subject: str, faults: Sequence[Fault], level: Level) -> list[str]:
-    """The messages of a refusal, in the form that tools take apart; the description is for people."""
-    told = [f"{{errorType:'{fault.kind}', description:'{fault}', additionalInfo:'{fault.column}'}}" for fault in faults]
-    validate = str(bool(store.effective_config(subject).get("validateFields"))).lower()
-    return [*told, f"{{validateFields: '{validate}', compatibility: '{level}'}}"]
-
-
-def check_request(
-    store: Store, subject: str, request: SchemaRequest, version: int | None, *, normalize: bool, verbose: bool
-) -> dict[str, Any]:
-    """Answer a compatibility check; against one version (-1: the newest), or what the level says with None.
-
-    Raises:
-        Refusal: 40402, 42201.
-    """
-    content, level = content_for(store, subject, request, normalize=normalize), None
-    if version is None:
-        versions = _comparable(store, subject, content)
-    elif version == -1:
-        versions = _comparable(store, subject, content)[-1:]
-    else:
-        versions = [v for v in store.versions(subject) if v.version == version]
-        if not versions:
-            raise refusals.version_not_found(version)
-    level = level_of(store.effective_config(subject))
-    faults = faults_against(store, subject, content, level, versions)
-    answer: dict[str, Any] = {"is_compatible": not faults}
-    if verbose:
-        answer["messages"] = details(store, subject, faults, level) if faults else []
-    return answer
-
-
-def _choose_id(store: Store, subject: str, content: Content, request: SchemaRequest) -> int:
-    context = context_of(subject)
-    known = store.id_of(context, content)
-    if request.schema_id < 0:
-        return store.highest_id(context) + 1 if known is None else known
-    if any(holder.content.guid != content.guid for holder in store.holders(context, request.schema_id)):
-        raise refusals.id_taken(request.schema_id, context)
-    return request.schema_id
-
-
-def _choose_version(store: Store, subject: str, schema_id: int, request: SchemaRequest, importing: bool) -> int:
-    taken = {version.version: version for version in store.versions(subject, deleted=True)}
-    following = max(taken, default=0) + 1
-    if importing and request.version:
-        other = taken.get(request.version)
-        if other is not None and not other.deleted and other.schema_id != schema_id:
-            raise refusals.not_permitted(
-                f"Overwrite new schema with id {schema_id} is not permitted: {subject} has version {request.version}."
-            )
-        return request.version
-    if request.version not in (0, following):
-        raise refusals.invalid_schema(f"Version is not one more than previous version {following - 1}")
-    return following
+def _new_version(store: Store, new: Version) -> Decision:
+    entry = schema_entry(new.subject, new.version, new.schema_id, new.content, deleted=new.deleted)
+    return Decision(registered(new), (*_replaced(store, new), *_new_context(store, new.subject), entry))
 
 
 def _replaced(store: Store, new: Version) -> list[Entry]:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from instep_schemas.compatibility import Level
 from instep_schemas.registry import refusals
 from instep_schemas.registry.avro_text import Reference
+from instep_schemas.registry.tags import FIELD, RECORD, Tagged
 
 MODES: Final = ("READWRITE", "READONLY", "READONLY_OVERRIDE", "IMPORT", "FORWARD")
 _POLICIES: Final = ("STRICT", "LENIENT", "LOGICAL")
@@ -37,12 +38,15 @@ class SchemaRequest:
     """A schema to register, look up or check.
 
     Attributes:
-        text: as sent.
+        text: as sent; empty: the newest version's.
         references: versions not yet resolved: -1 is the newest.
         metadata: None when not given.
         rule_set: None when not given.
-        version: the version it must become; 0: the next one.
+        version: the version it must become, and say in its metadata; -1: the next one; 0: the next one, and not said.
         schema_id: the id it must have (IMPORT); -1: the registry chooses.
+        tags_add: tags to write into the text.
+        tags_remove: tags to take out of it.
+        propagate_tags: take over the tags of the version before.
     """
 
     text: str
@@ -51,6 +55,37 @@ class SchemaRequest:
     rule_set: Mapping[str, Any] | None = None
     version: int = 0
     schema_id: int = -1
+    tags_add: tuple[Tagged, ...] = ()
+    tags_remove: tuple[Tagged, ...] = ()
+    propagate_tags: bool = False
+
+    @property
+    def tags_differ(self) -> bool:
+        """Whether the tags in the text are not yet those asked for."""
+        return bool(self.tags_add or self.tags_remove or self.propagate_tags)
+
+
+@dataclass(frozen=True, slots=True)
+class TagRequest:
+    """A version to register again with other tags, metadata or rules.
+
+    Attributes:
+        version: the version it must become; 0: the next one.
+        tags_add: tags to write into the schema.
+        tags_remove: tags to take out of it.
+        metadata: instead of the version's; None: that.
+        rule_set: instead of the version's; None: that.
+        rules_merge: rules to add to the newest version's.
+        rules_remove: names of rules to leave out of them.
+    """
+
+    version: int = 0
+    tags_add: tuple[Tagged, ...] = ()
+    tags_remove: tuple[Tagged, ...] = ()
+    metadata: Mapping[str, Any] | None = None
+    rule_set: Mapping[str, Any] | None = None
+    rules_merge: Mapping[str, Any] | None = None
+    rules_remove: frozenset[str] = frozenset()
 
 
 def schema_request(body: Any) -> SchemaRequest:
@@ -64,17 +99,60 @@ def schema_request(body: Any) -> SchemaRequest:
     kind = body.get("schemaType") or "AVRO"
     if str(kind).upper() != "AVRO":
         raise refusals.invalid_schema(f"schema type {kind} is not served; this registry keeps AVRO schemas only")
-    text = body.get("schema")
-    if not isinstance(text, str) or not text.strip():
-        raise refusals.invalid_schema("Empty schema")
+    text = body.get("schema") or ""
+    if not isinstance(text, str):
+        raise refusals.invalid_schema("it must be a text")
     return SchemaRequest(
-        text=text,
+        text=text if text.strip() else "",
         references=_references(body.get("references") or ()),
         metadata=_metadata(body.get("metadata")),
         rule_set=rule_set(body.get("ruleSet")),
-        version=max(_integer(body, "version", 0), 0),
-        schema_id=_integer(body, "id", -1),
+        version=max(_integer(body, "version", 0), -1),
+        schema_id=max(_integer(body, "id", -1), -1),
+        tags_add=_tags(body.get("schemaTagsToAdd")),
+        tags_remove=_tags(body.get("schemaTagsToRemove")),
+        propagate_tags=body.get("propagateSchemaTags") is True,
     )
+
+
+def tag_request(body: Any) -> TagRequest:
+    """Read a body that changes tags, metadata or rules.
+
+    Raises:
+        Refusal: 400 for another shape, 42210 for bad rules.
+    """
+    if not isinstance(body, dict):
+        raise refusals.bad_request("The body must be a JSON object.")
+    return TagRequest(
+        version=max(_integer(body, "newVersion", 0), 0),
+        tags_add=_tags(body.get("tagsToAdd")),
+        tags_remove=_tags(body.get("tagsToRemove")),
+        metadata=_metadata(body.get("metadata")),
+        rule_set=rule_set(body.get("ruleSet")),
+        rules_merge=rule_set(body.get("rulesToMerge")),
+        rules_remove=frozenset(map(str, body.get("rulesToRemove") or ())),
+    )
+
+
+def _tags(raw: Any) -> tuple[Tagged, ...]:
+    try:
+        return tuple(
+            Tagged(
+                str(each["schemaEntity"]["entityPath"]).removeprefix("."), _kind(each), tuple(map(str, each["tags"]))
+            )
+            for each in raw or ()
+        )
+    except (KeyError, TypeError, AttributeError):
+        raise refusals.bad_request(
+            "each of the tags needs schemaEntity, with entityPath and entityType, and tags."
+        ) from None
+
+
+def _kind(raw: Mapping[str, Any]) -> str:
+    kind = str(raw["schemaEntity"]["entityType"]).lower()
+    if kind not in (RECORD, FIELD):
+        raise refusals.bad_request(f"entityType must be {RECORD} or {FIELD}.")
+    return kind
 
 
 def _integer(body: Mapping[str, Any], name: str, default: int) -> int:
@@ -176,8 +254,10 @@ def mode_request(body: Any, subject: str | None) -> str | None:
     if body.get("mode") is None:
         return None
     mode = str(body["mode"]).upper()
-    if mode not in MODES or (mode == "FORWARD" and subject is not None):
+    if mode not in MODES:
         raise refusals.invalid_mode()
+    if mode == "FORWARD" and subject is not None:
+        raise refusals.forward_is_global()
     return mode
 
 

@@ -19,6 +19,8 @@ from instep_schemas.registry.subjects import canonical as canonical_subject
 
 DEFAULT_MODE: Final = "READWRITE"
 READ_ONLY: Final = ("READONLY", "READONLY_OVERRIDE")
+VERSION: Final = "confluent:version"
+"""Metadata property: the version that a schema was registered as, where it was asked for."""
 IDS: Final = "ids"
 """Field of a NOOP value: the highest id given out in each context, so that none is given out again."""
 
@@ -238,23 +240,27 @@ class Store:
             texts[place] = version.content.text
             self._collect(version.content, version.subject, texts)
 
-    def find(self, subject: str, content: Content, *, deleted: bool = False) -> Version | None:
-        """The newest version with this schema; metadata and rules count only where `content` has them.
+    def find(
+        self, subject: str, content: Content, *, deleted: bool = False, newest_only: bool = False
+    ) -> Version | None:
+        """The version with this content, else the newest one with this schema.
 
-        A schema whose references are written out is the same schema, and so is one that another registry stored with
-        another attribute order.
+        Metadata and rules are compared, too, `confluent:version` only where both have it. A schema whose references
+        are written out is the same schema, and so is one that another registry stored with another attribute order.
         """
-        for version in reversed(self.versions(subject, deleted=deleted)):
-            other = version.content
-            if content.metadata is not None and content.metadata != other.metadata:
-                continue
-            if content.rule_set is not None and content.rule_set != other.rule_set:
-                continue
-            if content.references == other.references and content.text in (other.text, _canonical(other.text)):
+        versions = self.versions(subject, deleted=deleted)[::-1]
+        if newest_only:
+            versions = versions[:1]
+        for version in versions:
+            if version.content.guid == content.guid:
                 return version
-            if other.references and not content.references and self._written_out(version) == content.text:
-                return version
-        return None
+        return next((v for v in versions if self._is_schema(v, content) and _fits(v, content)), None)
+
+    def _is_schema(self, version: Version, content: Content) -> bool:
+        other = version.content
+        if content.references == other.references and content.text in (other.text, _canonical(other.text)):
+            return True
+        return bool(other.references) and not content.references and self._written_out(version) == content.text
 
     def _written_out(self, version: Version) -> str | None:
         try:
@@ -275,6 +281,15 @@ class Store:
         for scope in reversed(scopes(subject)):
             merged |= {k: v for k, v in self._config.get(scope, {}).items() if v is not None}
         return merged
+
+    def aliases(self, prefix: str) -> dict[str, list[str]]:
+        """The subjects that have an alias, and the aliases that begin with `prefix`, sorted."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for scope in sorted(filter(None, self._config)):
+            alias = self._config[scope].get("alias")
+            if alias and split(scope)[1] and matches(scope, prefix):
+                found[canonical_subject(str(alias), context_of(scope))].append(scope)
+        return dict(found)
 
     def mode(self, subject: str | None) -> str | None:
         """The mode set for exactly this subject, context or, with None, everywhere."""
@@ -307,8 +322,8 @@ def scopes(subject: str | None) -> list[str | None]:
 
 
 def _scope(subject: str | None) -> str | None:
-    """Global settings have three spellings."""
-    if subject is None or subject in ("", ":.:", ":.__GLOBAL:"):
+    """Global settings have several spellings."""
+    if subject is None or subject in ("", ":.:", ":.", ":.__GLOBAL:", ":.__GLOBAL"):
         return None
     return canonical_subject(subject)
 
@@ -322,6 +337,30 @@ def _put(table: dict[str | None, Any], scope: str | None, value: Any) -> None:
         table.pop(scope, None)
     else:
         table[scope] = value
+
+
+def metadata_version(metadata: Mapping[str, Any] | None) -> str | None:
+    """What `confluent:version` says."""
+    number = ((metadata or {}).get("properties") or {}).get(VERSION)
+    return None if number is None else str(number)
+
+
+def _fits(version: Version, content: Content) -> bool:
+    """Whether metadata and rules of a version are those asked for."""
+    mine, other = content.metadata, version.content.metadata
+    if content.rule_set != version.content.rule_set:
+        return False
+    number, others = metadata_version(mine), metadata_version(other)
+    if (number is None) == (others is None):
+        return mine == other
+    return number in (None, str(version.version)) and _unnumbered(mine) == _unnumbered(other)
+
+
+def _unnumbered(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Metadata without `confluent:version`, and without parts that are empty."""
+    parts = dict(metadata or {})
+    parts["properties"] = {k: v for k, v in (parts.get("properties") or {}).items() if k != VERSION}
+    return {name: part for name, part in parts.items() if part}
 
 
 def _canonical(text: str) -> str | None:

@@ -104,14 +104,14 @@ def delete_context(store: Store, context: str) -> Decision:
 
 
 def set_config(store: Store, subject: str | None, update: Mapping[str, Any]) -> Decision:
-    """Change the fields sent; null clears one. The answer echoes the request.
+    """Change the fields sent; null clears one. The answer is what is configured then.
 
     Raises:
         Refusal: 42205.
     """
     _check_writable(store, subject)
     merged = {k: v for k, v in {**(store.config(subject) or {}), **update}.items() if v is not None}
-    return Decision(config_body(update, "compatibility"), (Entry(Key(Keytype.CONFIG, subject), merged),))
+    return Decision(config_body(merged, "compatibility"), (Entry(Key(Keytype.CONFIG, subject), merged),))
 
 
 def delete_config(store: Store, subject: str | None, *, recursive: bool = False) -> Decision:
@@ -159,11 +159,11 @@ def delete_mode(store: Store, subject: str | None, *, recursive: bool = False) -
     """Back to the mode that holds above. The answer is the mode that was set.
 
     Raises:
-        Refusal: 40401 when none was.
+        Refusal: 40401 when none was; not with `recursive`, which is also for what lies below.
     """
     old = store.mode(subject)
-    if old is None and subject is not None:
+    if old is None and subject is not None and not recursive:
         raise refusals.subject_not_found(subject)
     targets = [subject, *(store.scopes_within(subject) if recursive else ())]
     entries = tuple(Entry(Key(Keytype.MODE, t), None) for t in targets if store.mode(t) is not None)
-    return Decision({"mode": old or store.effective_mode(None)}, entries)
+    return Decision({"mode": old or (store.effective_mode(None) if subject is None else None)}, entries)

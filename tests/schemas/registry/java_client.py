@@ -68,16 +68,12 @@ def again(url: str, topic: str, data: str) -> str:
     return bytes(made.serialize(topic, record)).hex()
 
 
-def printed(texts: list[str]) -> list[str | None]:
-    """Each schema as Apache's library prints it; None for one that it refuses."""
-
-    def one(text: str) -> str | None:
-        try:
-            return str(_schema(text).toString())
-        except jpype.JException:
-            return None
-
-    return [one(text) for text in texts]
+def printed(text: str) -> list[str] | None:
+    """A schema as Apache's library prints it, and as Confluent's normalizes it; None for one that they refuse."""
+    try:
+        return [str(_schema(text).toString()), str(_avro(text).normalize().canonicalString())]
+    except jpype.JException:
+        return None
 
 
 def _avro(text: str) -> Any:

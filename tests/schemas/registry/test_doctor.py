@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.fixtures.registry import running_registry, until
 from tests.schemas.registry.ledger import Records, compacted, load, seen
@@ -95,6 +95,7 @@ def entry(subject: str, version: int, other: bool, value: str) -> tuple[bytes, b
 states = st.sampled_from(["live", "live", "deleted", "gone", "delete subject"])
 
 
+@example([record("a", 2, 1), delete_subject("a", 2), delete_subject("a", 1)])
 @given(st.lists(st.builds(entry, st.sampled_from("ab"), st.integers(1, 2), st.booleans(), states), max_size=12))
 def test_the_cure_keeps_the_meaning_and_makes_compaction_harmless(records: Records) -> None:
     before, after = load(records), cured(records)

@@ -169,7 +169,7 @@ def test_every_call_of_javas_client(jvm: Java, registry: str, topic: str) -> Non
     assert jvm("client", registry, "getAllVersionsById", schema_id)
     assert jvm("client", registry, "getId", other, V2) == schema_id
     assert other in jvm("client", registry, "getAllSubjects")
-    (told, _) = jvm("client", registry, "testCompatibilityVerbose", other, BAD)
+    told, *_ = jvm("client", registry, "testCompatibilityVerbose", other, BAD)
     assert "Row.id: long → string, cannot read the data of v1" in told
     with refused(404, 40401):
         jvm("client", registry, "getLatestSchemaMetadata", subject)
@@ -196,9 +196,15 @@ _EXTRAS = st.dictionaries(
 )
 
 
+_LOGICAL = st.fixed_dictionaries(
+    {"logicalType": st.sampled_from(["decimal", "date", "timestamp-micros", "nonesuch"])},
+    optional={"precision": st.just(5), "scale": st.sampled_from([0, 2])},
+)
+
+
 def _with_extras(schema: Any) -> st.SearchStrategy[Any]:
     kept = ({"type": schema} if isinstance(schema, str) else schema).items()
-    return st.tuples(_EXTRAS, st.randoms(use_true_random=False)).map(
+    return st.tuples(st.builds(dict.__or__, _EXTRAS, _LOGICAL | st.just({})), st.randoms(use_true_random=False)).map(
         lambda drawn: dict(drawn[1].sample([*kept, *drawn[0].items()], len(kept) + len(drawn[0])))
     )
 
@@ -233,8 +239,11 @@ def _inside(types: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(schema=st.recursive(_LEAVES, _inside, max_leaves=6))
-def test_we_print_schemas_as_apaches_library_does(jvm: Java, schema: Any) -> None:
+def test_we_print_and_normalize_schemas_as_javas_libraries_do(jvm: Java, schema: Any) -> None:
     text = json.dumps(schema)
-    (printed,) = jvm("printed", [text])
+    printed = jvm("printed", text)
     if printed is not None:
-        assert canonical(text) == printed
+        assert canonical(text) == printed[0]
+        # a name without a namespace inside one: Java's normalizing moves it into the namespace, which is another type
+        if '"namespace":""' not in printed[0]:
+            assert canonical(text, normalize=True) == printed[1]
