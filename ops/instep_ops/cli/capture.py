@@ -40,22 +40,30 @@ def capture(
             "that it does not name are those of instep.toml.",
         ),
     ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            "--record",
+            metavar="FILE",
+            help="Keep every replication frame and acknowledgement in FILE: row values too.",
+        ),
+    ] = None,
     metrics: Metrics = "",
 ) -> None:
     """Run the capture of one source: snapshot, then every committed change, into Kafka."""
     if context.invoked_subcommand is not None:
         return
     if debezium is not None:
-        _capture_as_debezium(debezium, project, metrics)
+        _capture_as_debezium(debezium, project, record, metrics)
         return
     settings = open_running(project)
     name = pick(settings.sources, source, "source")
     from instep_streams.capture.process import run
 
-    run_process(f"capture:{name}", lambda stop: run(settings, name, stop), metrics)
+    run_process(f"capture:{name}", lambda stop: run(settings, name, stop, None, record), metrics)
 
 
-def _capture_as_debezium(file: Path, project: Path, metrics: str) -> None:
+def _capture_as_debezium(file: Path, project: Path, record: Path | None, metrics: str) -> None:
     from instep_streams.capture.connector import connector
     from instep_streams.capture.process import run
     from instep_streams.capture.properties import read
@@ -67,7 +75,7 @@ def _capture_as_debezium(file: Path, project: Path, metrics: str) -> None:
         typer.echo(f"{file}: {warning}", err=True)
     run_process(
         f"capture:{parsed.source}",
-        lambda stop: run(parsed.settings, parsed.source, stop, parsed.compatible),
+        lambda stop: run(parsed.settings, parsed.source, stop, parsed.compatible, record),
         metrics,
     )
 

@@ -6,12 +6,15 @@ import asyncio
 import logging
 import sys
 import threading
+from contextlib import ExitStack
+from pathlib import Path
 
 import psycopg
 
 from instep.errors import Advice, advice
 from instep.settings import Settings
 from instep_connectors.kafka import Fenced
+from instep_connectors.postgres.recording import Recorder
 from instep_connectors.postgres.session import store_failure
 from instep_streams.capture.guardian import Guardian
 from instep_streams.capture.options import Compatible
@@ -25,8 +28,16 @@ _SWITCH_S = 0.0005
 """Reader and publisher share one interpreter: the default of 5 ms would be most of a batch's latency."""
 
 
-async def run(settings: Settings, source: str, stop: asyncio.Event, compatible: Compatible | None = None) -> None:
+async def run(
+    settings: Settings,
+    source: str,
+    stop: asyncio.Event,
+    compatible: Compatible | None = None,
+    record: Path | None = None,
+) -> None:
     """Capture one source until `stop` is set; with `compatible` as Debezium would.
+
+    With `record` every replication frame and acknowledgement goes to that file too.
 
     Passing faults (store, broker or registry away) never end it.
 
@@ -35,7 +46,7 @@ async def run(settings: Settings, source: str, stop: asyncio.Event, compatible: 
     """
     flag = threading.Event()
     sys.setswitchinterval(_SWITCH_S)
-    work = asyncio.create_task(asyncio.to_thread(_guarded, settings, source, flag, compatible))
+    work = asyncio.create_task(asyncio.to_thread(_guarded, settings, source, flag, compatible, record))
     waiting = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -45,12 +56,20 @@ async def run(settings: Settings, source: str, stop: asyncio.Event, compatible: 
     await work
 
 
-def _guarded(settings: Settings, source: str, flag: threading.Event, compatible: Compatible | None) -> None:
-    with Guardian(settings, source):
-        _capture(settings, source, flag, compatible)
+def _guarded(
+    settings: Settings, source: str, flag: threading.Event, compatible: Compatible | None, record: Path | None
+) -> None:
+    with ExitStack() as stack:
+        recorder = None if record is None else Recorder(record)
+        if recorder is not None:
+            stack.callback(recorder.close)
+        stack.enter_context(Guardian(settings, source))
+        _capture(settings, source, flag, compatible, recorder)
 
 
-def _capture(settings: Settings, source: str, flag: threading.Event, compatible: Compatible | None) -> None:
+def _capture(
+    settings: Settings, source: str, flag: threading.Event, compatible: Compatible | None, recorder: Recorder | None
+) -> None:
     pause, told = _FIRST_PAUSE_S, ""
 
     def ready() -> None:
@@ -60,7 +79,7 @@ def _capture(settings: Settings, source: str, flag: threading.Event, compatible:
     def idle(seconds: float) -> bool:
         return flag.wait(seconds) if seconds else flag.is_set()
 
-    task = Task(settings, source, idle, compatible)
+    task = Task(settings, source, idle, compatible, recorder)
     while not flag.is_set():
         try:
             Session(task, ready).run()

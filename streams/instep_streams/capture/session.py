@@ -27,6 +27,7 @@ from instep_connectors.postgres.publication import (
     publication_exists,
     published_tables,
 )
+from instep_connectors.postgres.recording import RecordedConnection
 from instep_connectors.postgres.replication import ReplicationConnection
 from instep_connectors.postgres.selection import open_publication, selected, with_columns
 from instep_connectors.postgres.session import connect
@@ -180,7 +181,12 @@ class Session:
         return with_columns(self._control, selected(self._control, compatible.selection))
 
     def _replicate(self, stack: ExitStack) -> ReplicationConnection:
-        replication = ReplicationConnection(self._task.dsn, self._task.application)
+        dsn, application, recorder = self._task.dsn, self._task.application, self._task.recorder
+        replication = (
+            ReplicationConnection(dsn, application)
+            if recorder is None
+            else RecordedConnection(dsn, application, recorder)
+        )
         stack.callback(replication.close)
         return replication
 
@@ -210,7 +216,7 @@ class Session:
             raise missing_publication(self._own.publication)
         self._known = {table.oid for table in published}
         incremental = self._incremental(last)
-        transactions = Transactions(self._parts, self._describe, self._relax, last, incremental)
+        transactions = Transactions(self._parts, self._recorded, self._relax, last, incremental)
         status_s = min(10.0, server.sender_timeout_s * 0.75) if server.sender_timeout_s else 10.0
         self._streaming = Streaming(self._task, self._parts, replication, transactions, captured, status_s)
         replication.start(self._own.slot, captured, self._own.publication)
@@ -226,6 +232,12 @@ class Session:
             return None
         state = "" if last.snapshot else last.snapshot_state
         return Incremental(compatible, self._control, self._parts.tables, state)
+
+    def _recorded(self, message: RelationMessage) -> CapturedTable | None:
+        table = self._describe(message)
+        if table is not None and self._task.recorder is not None:
+            self._task.recorder.relation(table.encoder.relation)
+        return table
 
     def _describe(self, message: RelationMessage) -> CapturedTable | None:
         if not self._parts.tables.wanted(message):

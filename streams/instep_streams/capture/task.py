@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from instep.settings import Settings, SourceSettings
+from instep_connectors.postgres.recording import Recorder
 from instep_connectors.postgres.slot import Connection
 from instep_schemas.wire import WireOptions
 from instep_streams.capture.batch import Headers
@@ -25,12 +26,14 @@ class Task:
         source: name of the source.
         idle: sleeps for so many seconds at most; true when the process should stop.
         compatible: write what Debezium would; None: Instep's own profile.
+        recorder: keeps the frames; None: nobody asked for that.
     """
 
     settings: Settings
     source: str
     idle: Callable[[float], bool]
     compatible: Compatible | None = None
+    recorder: Recorder | None = None
 
     @property
     def own(self) -> SourceSettings:
