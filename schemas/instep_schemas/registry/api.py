@@ -23,6 +23,7 @@ from instep_schemas.registry.audit import Audit
 from instep_schemas.registry.election import HEALTH, Election
 from instep_schemas.registry.entries import Decision
 from instep_schemas.registry.instance import Instance, NotLeading
+from instep_schemas.registry.kinds import CONTENT_TYPE, accepted
 from instep_schemas.registry.refusals import Refusal
 from instep_schemas.registry.requests import config_request, mode_request, schema_request, tag_request
 from instep_schemas.registry.store import Store
@@ -30,7 +31,6 @@ from instep_schemas.registry.subjects import context_name
 
 log = logging.getLogger("instep.registry")
 
-CONTENT_TYPE: Final = "application/vnd.schemaregistry.v1+json"
 _MAX_BODY: Final = 16 * 2**20
 _FORWARD: Final = "X-Forward"
 _POSITION: Final = "X-Instep-Position"
@@ -124,6 +124,11 @@ _WRITES: Final[Sequence[tuple[str, str, Decide]]] = (
 )
 
 
+def _route(path: str) -> str:
+    """The path as aiohttp takes it: by itself it lets no part have braces."""
+    return path.replace("}", ":[^/]+}")
+
+
 class Api:
     """The routes of one instance."""
 
@@ -150,15 +155,25 @@ class Api:
         app.router.add_get("/v1/metadata/deployment", self._deployment)
         for prefix in ("", "/contexts/{context}"):
             for method, path, read in _READS:
-                app.router.add_route(method, prefix + path, self._reading(read, path))
+                app.router.add_route(method, prefix + _route(path), self._reading(read, path))
             for method, path, decide in _WRITES:
-                app.router.add_route(method, prefix + path, self._writing(decide, path))
+                app.router.add_route(method, prefix + _route(path), self._writing(decide, path))
         return app
 
     # ---- around every call ------------------------------------------------------------------------------------------
 
     @web.middleware
     async def _guard(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        kind = accepted(request.headers.getall("Accept", ()))
+        if kind is None:
+            return _answer({"error_code": 406, "message": "HTTP 406 Not Acceptable"}, 406)
+        response = await self._guarded(request, handler)
+        response.content_type = kind
+        return response
+
+    async def _guarded(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         try:
@@ -331,4 +346,4 @@ def _answer(body: Any, status: int = 200, headers: dict[str, str] | None = None)
     else:
         text = "" if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     headers = _HEADERS | (headers or {})
-    return web.Response(text=text, status=status, content_type=CONTENT_TYPE, headers=headers)
+    return web.Response(body=text.encode(), status=status, content_type=CONTENT_TYPE, headers=headers)

@@ -78,9 +78,9 @@ def latest_with_metadata(store: Store, ask: Ask) -> Any:
 def look_up(store: Store, ask: Ask) -> Any:
     """POST /subjects/{subject}."""
     deleted, request = ask.flag("deleted"), schema_request(ask.body)
-    for subject in _meant(store, ask.subject):
-        if request.text and store.versions(subject, deleted=deleted):
-            content = content_for(store, subject, request, normalize=ask.flag("normalize"), strict=False)
+    for subject in _meant(store, ask.subject) if request.text else ():
+        content = content_for(store, subject, request, normalize=ask.flag("normalize"), strict=False)
+        if store.versions(subject, deleted=deleted):
             found = store.find(subject, content, deleted=deleted, newest_only=request.version == -1)
             found = found or store.find(subject, completed(store, subject, content, None), deleted=deleted)
             if found is not None:
@@ -114,6 +114,8 @@ def schema_by_id(store: Store, ask: Ask) -> Any:
     holder = _holders(store, ask)[0]
     place = {"subject": holder.subject, "version": holder.version} if ask.text("subject") else {}
     body = place | _held(store, holder, ask)
+    if ask.flag("includeSubjects"):  # Karapace's
+        body["subjects"] = list(dict.fromkeys(holder.subject for holder in _shown(store, ask)))
     if ask.flag("fetchMaxId"):
         body["maxId"] = store.highest_id(context_of(holder.subject))
     return body
@@ -229,8 +231,8 @@ def _version(store: Store, ask: Ask, *, deleted: bool = False) -> Version:
 def _holders(store: Store, ask: Ask) -> list[Version]:
     """The versions with the id asked for, in the context of the subject named with it."""
     schema_id = ask.path["id"]
-    if not schema_id.isdigit():
-        raise refusals.schema_not_found(schema_id)
+    if not schema_id.isdecimal():
+        raise refusals.no_such_page()
     subject = canonical(ask.text("subject") or "", ask.context)
     found = store.holders(context_of(subject), int(schema_id))
     name = split(subject)[1]

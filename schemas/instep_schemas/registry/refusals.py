@@ -30,6 +30,11 @@ def bad_request(message: str) -> Refusal:
     return Refusal(400, 400, message)
 
 
+def no_such_page() -> Refusal:
+    """404: the path leads nowhere."""
+    return Refusal(404, 404, "HTTP 404 Not Found")
+
+
 def denied(user: str, role: str, subject: str | None) -> Refusal:
     """40301."""
     return Refusal(403, 40301, f"{user} has not the role {role} for {subject or 'all subjects'}.")

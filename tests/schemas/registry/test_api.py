@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -63,6 +64,40 @@ def test_any_content_type_is_taken(http: httpx.Client, subject: str, kind: str) 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
 def test_what_is_no_body(http: httpx.Client, subject: str, content: bytes) -> None:
     assert http.post(f"/subjects/{subject}/versions", content=content).status_code == 400
+
+
+@pytest.mark.parametrize("name", ['"', "{", ":", "}", "'", "{x}", "ü/ä", "%", "a b", "*"])
+def test_subjects_have_any_characters(http: httpx.Client, subject: str, name: str) -> None:
+    quoted = quote(subject + name, safe="")
+    assert http.post(f"/subjects/{quoted}/versions", json=body(row())).status_code == 200
+    assert http.get(f"/subjects/{quoted}/versions/latest").json()["subject"] == subject + name
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        (None, KIND), ("*/*", KIND), ("*", KIND), ("application/*", KIND), ("*/nonsense", KIND),
+        ("application/json", "application/json"), ("text/html, */*; q=.2", KIND),
+        ("application/vnd.schemaregistry.v2+json; q=0.1, application/vnd.schemaregistry+json; q=0.9",
+         "application/vnd.schemaregistry+json"),
+        (f"application/json; q=0.5, {KIND}", KIND),
+        ("text/*", None), ("application/octet-stream", None), ("application/vnd.schemaregistry.v2+json", None),
+    ],
+)  # fmt: skip
+def test_the_kind_that_is_asked_for(http: httpx.Client, accept: str | None, kind: str | None) -> None:
+    del http.headers["Accept"]
+    answer = http.get("/subjects", headers={} if accept is None else {"Accept": accept})
+    assert answer.headers["content-type"] == kind if kind else answer.status_code == 406
+    assert answer.headers["cache-control"] == "no-cache, no-store, must-revalidate"
+
+
+def test_bodies_in_another_unicode_encoding(http: httpx.Client, subject: str) -> None:
+    data = json.dumps(body(row())).encode("utf-16")
+    assert http.post(f"/subjects/{subject}/versions", content=data).status_code == 200
+
+
+def test_an_id_is_a_number(http: httpx.Client) -> None:
+    assert http.get("/schemas/ids/invalid").json() == {"error_code": 404, "message": "HTTP 404 Not Found"}
 
 
 def test_raw_schemas(http: httpx.Client, subject: str) -> None:

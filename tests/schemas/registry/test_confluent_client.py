@@ -1,16 +1,25 @@
-"""Confluent's own Python client, every call of it, against our registry on a real broker."""
+"""Confluent's own Python clients, every call of both, against our registry on a real broker."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from confluent_kafka.schema_registry import AsyncSchemaRegistryClient, Schema, SchemaRegistryClient
-from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
+from confluent_kafka.schema_registry.avro import (
+    AsyncAvroDeserializer,
+    AsyncAvroSerializer,
+    AvroDeserializer,
+    AvroSerializer,
+)
 from confluent_kafka.schema_registry.common.schema_registry_client import (
     ConfigCompatibilityLevel,
     Metadata,
@@ -41,16 +50,63 @@ V2 = Schema(record(ID, ("name", ["null", "string"], None)), "AVRO")
 BAD = Schema(record(ID, ("qty", "int")), "AVRO")
 
 
-@pytest.fixture
-def client(registry: str) -> Iterator[SchemaRegistryClient]:
-    with SchemaRegistryClient({"url": registry}) as client:
+class Awaited:
+    """The asynchronous client, called as if it were the other one: on an event loop in another thread."""
+
+    def __init__(self, url: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._client: Any = AsyncSchemaRegistryClient({"url": url})
+
+    def __getattr__(self, name: str) -> Any:
+        return self._awaited(getattr(self._client, name))
+
+    def _awaited(self, method: Any) -> Any:
+        if not callable(method):
+            return SimpleNamespace(post=self._awaited(method.post))
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self.done(method(*args, **kwargs))
+
+        return call
+
+    def done(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Wait for something on the client's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+    def __enter__(self) -> Awaited:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.done(self._client.__aexit__(None, None, None))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+@pytest.fixture(params=["sync", "async"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@contextmanager
+def connected(kind: str, url: str) -> Iterator[SchemaRegistryClient]:
+    client: Any = SchemaRegistryClient({"url": url}) if kind == "sync" else Awaited(url)
+    with client:
         yield client
 
 
 @pytest.fixture
-def fresh(registry: str) -> Iterator[SchemaRegistryClient]:
+def client(kind: str, registry: str) -> Iterator[SchemaRegistryClient]:
+    with connected(kind, registry) as client:
+        yield client
+
+
+@pytest.fixture
+def fresh(kind: str, registry: str) -> Iterator[SchemaRegistryClient]:
     """A client that has nothing in its caches."""
-    with SchemaRegistryClient({"url": registry}) as client:
+    with connected(kind, registry) as client:
         yield client
 
 
@@ -78,8 +134,8 @@ def test_register_and_read_back(client: SchemaRegistryClient, fresh: SchemaRegis
     latest = fresh.get_latest_version(subject)
     assert (latest.version, latest.schema_id, latest.guid) == (2, second.schema_id, second.guid)
     assert fresh.lookup_schema(subject, V1).version == 1
-    assert fresh.get_subjects_by_schema_id(first) == [subject]
-    assert [(v.subject, v.version) for v in fresh.get_schema_versions(first)] == [(subject, 1)]
+    assert subject in fresh.get_subjects_by_schema_id(first)
+    assert (subject, 1) in [(v.subject, v.version) for v in fresh.get_schema_versions(first)]
     assert fresh.get_schema_types() == ["AVRO"]
 
 
@@ -373,13 +429,15 @@ def test_serializer_and_deserializer(client: SchemaRegistryClient, fresh: Schema
     assert AvroDeserializer(fresh)(data, context) == {"id": 7, "name": "crate"}
 
 
-async def test_async_client(registry: str, subject: str) -> None:
+async def test_asynchronous_serializer_and_deserializer(registry: str, subject: str) -> None:
+    text = record(ID, ("name", ["null", "string"], None))
+    context = SerializationContext(f"topic{next(_numbers)}", MessageField.VALUE)
     async with AsyncSchemaRegistryClient({"url": registry}) as client:
-        first = await client.register_schema(subject, V1)
-        assert (await client.get_schema(first)).schema_str is not None
-        assert await client.test_compatibility(subject, V2)
-        assert not await client.test_compatibility(subject, BAD)
-        await client.set_compatibility(subject, "NONE")
-        await client.register_schema(subject, BAD)
-        assert (await client.get_latest_version(subject)).version == 2
-        assert await client.delete_subject(subject) == [1, 2]
+        serialize = await AsyncAvroSerializer(client, text)
+        data = await serialize({"id": 7, "name": "crate"}, context)
+        assert data is not None
+        latest = await client.get_latest_version(f"{context.topic}-value")
+        assert int.from_bytes(data[1:5], "big") == latest.schema_id
+        narrow, whole = await AsyncAvroDeserializer(client, record(ID)), await AsyncAvroDeserializer(client)
+        assert await narrow(data, context) == {"id": 7}
+        assert await whole(data, context) == {"id": 7, "name": "crate"}
