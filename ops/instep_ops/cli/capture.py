@@ -1,4 +1,4 @@
-"""`instep capture`: the process itself, and what asks about it: `audit`, `status`."""
+"""`instep capture`: the process itself, and what stands beside it: `audit`, `status`, `recover`."""
 
 from __future__ import annotations
 
@@ -132,6 +132,31 @@ def status(source: SourceName = None, project: Project = HERE, as_json: Json = F
         raise typer.Exit(1)
 
 
+def recover(source: SourceName = None, project: Project = HERE, as_json: Json = False) -> None:
+    """Make a new slot after the old one was lost, and bring what was missed: deletes too. Capture must not run.
+
+    Every table is compared, at the new slot's beginning, with what its topic's readers hold. Only the differences are
+    written. The journal says where the chain was mended. Start `instep capture` afterwards.
+    """
+    from threading import Event
+
+    from instep.telemetry import configure
+    from instep_ops.cli.screen import show_json, show_table
+    from instep_streams.capture.recovery import recover as mend
+    from instep_streams.capture.task import Task
+
+    settings = open_running(project)
+    name = pick(settings.sources, source, "source")
+    configure(f"recover:{name}")
+    found = mend(Task(settings, name, Event().wait)).to_dict()
+    if as_json:
+        show_json(found)
+        return
+    typer.echo(f"Mended from {found['from']} to {found['to']}: {found['reason']}")
+    columns = ["equal", "reads", "deletes", "rejected"]
+    show_table("Tables", ["table", *columns], [[t, *map(n.get, columns)] for t, n in found["tables"].items()])
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(
@@ -140,4 +165,5 @@ def register(app: typer.Typer) -> None:
     group.callback()(capture)
     group.command(epilog="Example: instep capture audit shop --json")(audit)
     group.command(epilog="Example: instep capture status --json")(status)
+    group.command(epilog="Example: instep capture recover shop")(recover)
     app.add_typer(group, name="capture")

@@ -27,6 +27,7 @@ from instep_schemas.client import RegistryClient
 from instep_schemas.records import decode_journal, unframe
 from instep_streams.capture.batch import captured_lsn
 from instep_streams.capture.folding import Coverage, FoldedRow, Schemas, TableFold
+from instep_streams.capture.gap import gaps
 from instep_streams.capture.kafka import last_entry
 from instep_streams.capture.transactions import MESSAGE_PREFIX
 
@@ -47,6 +48,7 @@ class Audit:
         rows: rows compared.
         faults: how many problems.
         problems: the first of them, one sentence each, without row values.
+        mended: gaps that a recovery has mended, one sentence each.
     """
 
     position: int = 0
@@ -57,6 +59,7 @@ class Audit:
     rows: int = 0
     faults: int = 0
     problems: list[str] = field(default_factory=list)
+    mended: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -66,7 +69,7 @@ class Audit:
     def to_dict(self) -> dict[str, Any]:
         """As JSON shows it."""
         return {"ok": self.ok, "position": format_lsn(self.position)} | {
-            name: getattr(self, name) for name in ("entries", "changes", "rejected", "records", "rows", "faults", "problems")
+            name: getattr(self, name) for name in ("entries", "changes", "rejected", "records", "rows", "faults", "problems", "mended")
         }
 
     def sentence(self) -> str:
@@ -76,7 +79,8 @@ class Audit:
         if not self.ok:
             return f"{self.faults} problems in {seen}."
         rejected = f"; {self.rejected} changes wait in the dead letters" if self.rejected else ""
-        return f"The topics equal the store: {seen}; no gap, no overlap, counts right{rejected}."
+        chain = f"; {len(self.mended)} mended: {'; '.join(self.mended)}" if self.mended else "; no gap"
+        return f"The topics equal the store: {seen}{chain}, no overlap, counts right{rejected}."
 
     def problem(self, text: str) -> None:
         """Note one."""
@@ -150,6 +154,7 @@ def check_chain(journal: list[JournalEntry], result: Audit) -> None:
                 result.problem(f"journal entry {entry.batch} overlaps in {at[0]} [{at[1]}]")
             ends[at] = end
         before = entry
+    result.mended = [f"{gap.start} to {gap.end} ({gap.reason})" for gap in gaps(journal)]
     result.entries = len(journal)
     result.changes = sum(entry.changes for entry in journal)
     result.rejected = sum(counts.rejected for entry in journal for counts in entry.counts.values())

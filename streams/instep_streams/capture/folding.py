@@ -152,7 +152,7 @@ class TableFold:
             self._problem(text)
         changes.sort(key=lambda change: (change.position, change.later, change.record.partition, change.record.offset))
         for change in changes:
-            if change.position.lsn < upto:
+            if change.position < Position(self._coverage.last.epoch, upto, 0):
                 self._apply(change)
 
     def _covered(self, record: Record) -> int | None:
@@ -190,7 +190,8 @@ class TableFold:
         record, envelope = change.record, change.envelope
         assert record.key is not None and envelope.after is not None
         held = self._rows.get(record.key)
-        if (held is None) == (envelope.op is Op.UPDATE):
+        again = envelope.op is Op.READ and envelope.snapshot == "incremental"
+        if (held is None) == (envelope.op is Op.UPDATE) and not again:
             state = "missing" if held is None else "there already"
             self._problem(
                 f"{self._table}: {envelope.op.name} of a row that is {state} [{record.partition}] {record.offset}"

@@ -12,6 +12,7 @@ from dataclasses import replace
 from enum import Enum, auto
 
 from instep.change import format_lsn
+from instep.errors import SourceError
 from instep.journal import JournalEntry
 from instep.topics import capture_dead_letter_topic, journal_topic, value_subject
 from instep_connectors.postgres import slot as slots
@@ -36,6 +37,7 @@ from instep_schemas.records import schema_text
 from instep_schemas.wire import WireOptions
 from instep_streams.capture.batch import Origin, captured_lsn
 from instep_streams.capture.deadletters import DeadLetters
+from instep_streams.capture.gap import Gap
 from instep_streams.capture.incremental import Incremental
 from instep_streams.capture.kafka import BatchPublisher, ensure_data_topic, ensure_own_topics, largest_value, last_entry
 from instep_streams.capture.publishing import PublishingThread
@@ -75,6 +77,8 @@ def choose_start(slot: str, slot_exists: bool, last: JournalEntry | None) -> Sta
         return Start.FIRST
     if last.snapshot and last.more:
         return Start.AGAIN
+    if last.more and Gap.of(last) is not None:
+        raise SourceError("A recovery was cut off.", "`instep capture recover` does it again.")
     if not slot_exists:
         raise slots.missing_slot(slot, captured_lsn(last))
     return Start.STREAM

@@ -16,20 +16,20 @@ COMMANDS = [
     "apply", "flow", "flow check", "flow run", "deadletters", "deadletters ls", "deadletters retry",
     "schema", "schema ls", "schema show", "schema diff", "schema register", "schema check", "schema delete",
     "schema export", "schema import", "schema check-ddl", "topics", "topics ls", "topics show", "topics tail",
-    "registry doctor", "capture audit", "capture status",
+    "registry doctor", "capture audit", "capture status", "capture recover",
 ]  # fmt: skip
 NEED_A_PROJECT = [
     "up", "status", "doctor", "verify", "replay x --since 1h", "registry", "capture", "worker", "deliver",
     "flow check", "flow run", "deadletters ls", "deadletters retry", "schema ls", "schema show x", "schema diff x",
     "schema delete x", "schema export", "schema import x", "schema check-ddl x.sql", "topics ls", "topics show x",
-    "topics tail x", "plan", "apply --yes", "registry doctor", "capture audit", "capture status",
+    "topics tail x", "plan", "apply --yes", "registry doctor", "capture audit", "capture status", "capture recover",
 ]  # fmt: skip
 WITHOUT_RUNNING = ("up", "doctor", "flow check", "flow run", "schema check-ddl x.sql")
 REPORTING = [
     "status", "doctor", "verify", "replay", "flow check", "flow run", "deadletters ls", "deadletters retry",
     "schema ls", "schema show", "schema diff", "schema register", "schema check", "schema delete", "schema import",
     "plan", "apply", "schema check-ddl", "topics ls", "topics show", "registry doctor", "capture audit",
-    "capture status",
+    "capture status", "capture recover",
 ]  # fmt: skip
 
 
