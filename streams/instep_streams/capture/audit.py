@@ -69,7 +69,8 @@ class Audit:
     def to_dict(self) -> dict[str, Any]:
         """As JSON shows it."""
         return {"ok": self.ok, "position": format_lsn(self.position)} | {
-            name: getattr(self, name) for name in ("entries", "changes", "rejected", "records", "rows", "faults", "problems", "mended")
+            name: getattr(self, name)
+            for name in ("entries", "changes", "rejected", "records", "rows", "faults", "problems", "mended")
         }
 
     def sentence(self) -> str:
