@@ -68,6 +68,9 @@ class SourceSettings(Model):
     tables: tuple[str, ...] = Field(("public.*",), description="captured tables, `schema.table`, `*` as a wildcard")
     publication: str = Field("instep", description="publication; created when it does not exist")
     slot: str = Field("", description="replication slot; default `instep_<source>`")
+    journal: bool = Field(
+        True, description="false: Debezium itself writes the topics `<source>.…`; Instep only reads them"
+    )
     partitions: int = Field(4, ge=1, description="partitions of each new data topic")
     batch_changes: int = Field(2_000, ge=1, description="most changes in one Kafka transaction")
     batch_wait_ms: int = Field(2, ge=0, description="how long a batch waits for more changes once it has one")

@@ -174,7 +174,7 @@ def programs(settings: Settings, project: Path) -> list[Program]:
     registry = [program("registry", "registry")] if settings.registry.url == EMBEDDED else []
     return [
         *registry,
-        *(program(f"capture:{name}", "capture", name) for name in settings.sources),
+        *(program(f"capture:{name}", "capture", name) for name, source in settings.sources.items() if source.journal),
         *(program(f"worker:{name}", "worker", name) for name in settings.sources),
         *(program(f"deliver:{name}", "deliver", name) for name in settings.targets),
     ]

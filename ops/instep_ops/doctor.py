@@ -157,7 +157,7 @@ def _stores(settings: Settings) -> Iterator[Check]:
     from instep_streams.capture.status import preflight
 
     for name, source in settings.sources.items():
-        if source.dsn == EMBEDDED:
+        if source.dsn == EMBEDDED or not source.journal:
             continue
         try:
             checks = preflight(settings, name)

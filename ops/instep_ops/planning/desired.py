@@ -73,6 +73,8 @@ def wishes(settings: Settings) -> Wishes:
 
 def _tables(settings: Settings) -> Iterator[tuple[str, tuple[str, Relation]]]:
     for name, source in settings.sources.items():
+        if not source.journal:
+            continue
         with closing(connect(source.dsn.reveal(), "instep plan")) as conn:
             found = look(conn, source.tables, {})
         for relation in found.relations.values():
@@ -83,9 +85,11 @@ def _tables(settings: Settings) -> Iterator[tuple[str, tuple[str, Relation]]]:
 def _specs(settings: Settings, tables: Mapping[str, tuple[str, Relation]]) -> Iterator[TopicSpec]:
     keep = keeping(settings.kafka)
     for name, source in settings.sources.items():
+        yield TopicSpec(emission_topic(name), 1, _COMPACTED)
+        if not source.journal:
+            continue  # Debezium's topics
         yield TopicSpec(journal_topic(name), 1, keep)
         yield TopicSpec(capture_dead_letter_topic(name), 1, keep)
-        yield TopicSpec(emission_topic(name), 1, _COMPACTED)
         yield from (TopicSpec(topic, source.partitions, keep) for topic, (owner, _) in tables.items() if owner == name)
     if load_all(settings.flows_dir):
         for source_name, flows in by_source(settings, None).items():

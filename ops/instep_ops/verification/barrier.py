@@ -13,6 +13,7 @@ from instep.journal import JournalEntry
 from instep.settings import Settings
 from instep.topics import flow_topic, value_subject
 from instep_ops.verification.worker import progress
+from instep_ops.verification.written import WrittenTopics
 from instep_schemas.client import RegistryClient
 from instep_streams.capture.kafka import last_entry
 
@@ -66,6 +67,9 @@ class Barrier:
             VerifyFailed: a stage makes no progress.
             InstepError: a stage cannot be asked.
         """
+        if not self._settings.sources[self._source].journal:
+            await self._written(lsn)
+            return 0
 
         async def captured() -> tuple[object, JournalEntry | None]:
             entry = await asyncio.to_thread(last_entry, self._settings.kafka, self._source)
@@ -80,6 +84,23 @@ class Barrier:
 
         await self._await(emitted, f"The worker of {self._source} has not emitted journal entry {entry.batch}")
         return entry.epoch
+
+    async def _written(self, lsn: int) -> None:
+        """As `passed`, of a source whose topics Debezium itself writes."""
+        written = WrittenTopics(self._settings, self._source)
+
+        async def confirmed() -> tuple[object, bool | None]:
+            found = await asyncio.to_thread(written.confirmed)
+            return found, True if found >= lsn else None
+
+        await self._await(confirmed, f"Debezium has not written {self._source} up to {format_lsn(lsn)}")
+        ends = await asyncio.to_thread(written.mark)
+
+        async def applied() -> tuple[object, bool | None]:
+            done = await asyncio.to_thread(written.applied, ends)
+            return await asyncio.to_thread(progress, self._settings, self._source), done or None
+
+        await self._await(applied, f"The worker of {self._source} has not taken what Debezium has written")
 
     async def _await(self, look: Callable[[], Awaitable[tuple[object, T | None]]], complaint: str) -> T:
         """Look again and again: `look` gives what counts as progress, and the answer once it is there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from instep.change import Position
 from instep.flowfile import Flow
@@ -12,11 +13,12 @@ from instep.protocols import Fields, Key
 from instep.settings import Settings
 from instep_ops.verification.barrier import Barrier
 from instep_ops.verification.compare import topic_differences
-from instep_ops.verification.fold import Fold, Verdict, is_at_rest
+from instep_ops.verification.fold import Fold, Verdict
 from instep_ops.verification.report import Proof, Undecided
 from instep_ops.verification.snapshot import nudge, pinned
 from instep_ops.verification.topics import FlowTopics, JournalTail
 from instep_ops.verification.worker import Evaluator, decoder
+from instep_ops.verification.written import WrittenTopics
 from instep_streams.delivery.sinks import registry_client
 
 Tell = Callable[[str], None]
@@ -60,7 +62,8 @@ class Rounds:
     def __init__(self, settings: Settings, source: str, flows: Mapping[str, Flow], tell: Tell) -> None:
         self._settings, self._source, self._flows, self._tell = settings, source, flows, tell
         self._dsn = settings.sources[source].dsn.reveal()
-        self._journal = JournalTail(settings.kafka, source)
+        own = settings.sources[source].journal
+        self._tail: Any = JournalTail(settings.kafka, source) if own else WrittenTopics(settings, source)
         self._registry = registry_client(settings.registry)
         self._barrier = Barrier(settings, source, self._registry)
         self._evaluator = Evaluator(self._registry)
@@ -89,7 +92,7 @@ class Rounds:
         return self._topics
 
     async def _round(self, names: list[str]) -> None:
-        mark = await asyncio.to_thread(self._journal.mark)
+        mark = await asyncio.to_thread(self._tail.mark)
         lsn = await asyncio.to_thread(self._select, names)
         self._tell(f"{self._source}: waiting until capture and worker have passed the position")
         await asyncio.to_thread(nudge, self._dsn)
@@ -106,13 +109,14 @@ class Rounds:
                 self.rows.setdefault(name, self._open[name].rows)
             return store.lsn
 
-    def _read(self, at: Position, mark: int) -> bool:
+    def _read(self, at: Position, mark: Any) -> bool:
         if self._topics is None:
             decoders = {name: decoder(self._registry, flow) for name, flow in self._flows.items()}
             self._topics = FlowTopics(self._settings.kafka, decoders, at)
         self._topics.advance(at)
         self._topics.catch_up()
-        return is_at_rest(self._journal.entries(mark), at)
+        at_rest: bool = self._tail.at_rest(mark, at)
+        return at_rest
 
     def _judge(self, name: str, at: Position, at_rest: bool) -> None:
         assert self._topics is not None

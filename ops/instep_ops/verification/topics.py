@@ -10,7 +10,7 @@ from instep.protocols import Document
 from instep.settings import KafkaSettings
 from instep.topics import flow_topic, journal_topic
 from instep_connectors.kafka import RangeReader, Record, end_offsets, partitions, start_offsets
-from instep_ops.verification.fold import Fold
+from instep_ops.verification.fold import Fold, is_at_rest
 from instep_schemas.records import decode_journal, unframe
 
 Decode = Callable[[Record], Document]
@@ -81,6 +81,10 @@ class JournalTail:
         (start,) = start_offsets(self._kafka, [self._tp]).values()
         (end,) = end_offsets(self._kafka, [self._tp]).values()
         return max(start, end - _MARGIN)
+
+    def at_rest(self, mark: int, at: Position) -> bool:
+        """Whether no change is captured at the position or behind it."""
+        return is_at_rest(self.entries(mark), at)
 
     def entries(self, mark: int) -> list[JournalEntry]:
         """Every entry from the mark to the present end, in order."""

@@ -29,7 +29,8 @@ from instep_streams.flows.evaluate import EVALUATION_ERRORS, Emitted, Evaluation
 from instep_streams.flows.images import Anchor, Wanted
 from instep_streams.flows.progress import Progress
 from instep_streams.flows.replica import Replica, RowChange
-from instep_streams.flows.tables import Tables, set_up
+from instep_streams.flows.tables import Tables
+from instep_streams.flows.versions import set_up
 
 SLICE: Final = 1_000
 """Most keys evaluated in one step, so that a change of many keys does not hold up the others."""
@@ -143,7 +144,9 @@ class Engine:
 
     # -- steps ------------------------------------------------------------------------------------------------------
 
-    def process(self, entries: Sequence[Entry], journal: int = 0) -> Batch:
+    def process(
+        self, entries: Sequence[Entry], journal: int = 0, offsets: Mapping[str, int] | None = None
+    ) -> Batch:  # fmt: skip
         """Apply journal entries, in order, and evaluate what they made dirty, in one transaction.
 
         Entries that were applied before are passed over. Documents come out only where the last entry ends a source
@@ -152,6 +155,7 @@ class Engine:
         Args:
             entries: with their changes, in source order.
             journal: offset of the journal record behind the last entry.
+            offsets: of entries that were made here, what to read next (`Progress.offsets`).
 
         Raises:
             StateError: an entry is missing in between.
@@ -164,7 +168,7 @@ class Engine:
         committed_us = 0 if last.snapshot else last.last_commit_us
         aim = replace(
             self.progress, entry=last.batch, journal=journal, position=last.last, committed_us=committed_us,
-            more=last.more,
+            more=last.more, offsets=self.progress.offsets if offsets is None else offsets,
         )  # fmt: skip
         put_off: set[str] = set()
         while True:

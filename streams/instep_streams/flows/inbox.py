@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -14,11 +15,13 @@ from instep.settings import KafkaSettings
 from instep.topics import journal_topic, key_subject, value_subject
 from instep_connectors.kafka import RangeReader, Record
 from instep_schemas.client import RegistryClient
-from instep_schemas.decode import Decoder, KeyDecoder, compile_decoder, decode_key, decode_key_header
+from instep_schemas.decode import Decoder, Envelope, KeyDecoder, compile_decoder, decode_key, decode_key_header
 from instep_schemas.records import decode_journal, unframe
 from instep_schemas.shape import shape_of
 from instep_streams.flows.catalog import Column, Table
 from instep_streams.flows.replica import RowChange, RowKey
+
+log = logging.getLogger(__name__)
 
 _OLD_KEY: Final = "__debezium.oldkey"
 _NO_POSITION: Final = Position(0, 0, 0).pack()
@@ -86,10 +89,18 @@ class Inbox:
         own = [each for each in topics if each.startswith(start) and not each.startswith(f"{start}__")]
         return [table for topic in own if (table := self._latest(topic)) is not None]
 
+    def table(self, topic: str) -> Table | None:
+        """The table whose rows a topic holds; None for a topic of something else (`shop.transaction`)."""
+        return self._latest(topic)
+
     def _latest(self, topic: str) -> Table | None:
         value = self._registry.latest(value_subject(topic))
         key = self._registry.latest(key_subject(topic))
-        return None if value is None else _table(None if key is None else key[2], value[2])
+        try:
+            return None if value is None else _table(None if key is None else key[2], value[2])
+        except ValueError as exc:
+            log.debug("topic %s holds no rows of a table: %s", topic, exc)
+            return None
 
     def entry(self, record: Record) -> JournalEntry:
         """Decode a journal record.
@@ -117,9 +128,13 @@ class Inbox:
             KafkaFault, ConnectionError, TimeoutError, RegistryError: as the reader and the registry raise.
             StateError: a record cannot be decoded.
         """
+        return self.of(entry, self._reader.read({tp: (entry.starts[tp], end) for tp, end in entry.ends.items()}))
+
+    def of(self, entry: JournalEntry, records: Iterable[Record]) -> Read:
+        """The changes that an entry's records hold; raises as `read`."""
         tables: list[Table] = []
         found: list[tuple[bytes, RowChange]] = []
-        for record in self._reader.read({tp: (entry.starts[tp], end) for tp, end in entry.ends.items()}):
+        for record in records:
             if record.value is None:
                 continue  # the tombstone behind a delete
             reader, newer = self._value_reader(record)
@@ -130,6 +145,14 @@ class Inbox:
                 found.append((dict(record.headers).get(POSITION_HEADER, _NO_POSITION), change))
         found.sort(key=lambda each: each[0])  # packed positions sort as positions do; per key the offsets decide
         return Read(entry, [change for _, change in found], tables)
+
+    def envelope(self, record: Record) -> Envelope:
+        """What a data record says of its change; raises as `read`."""
+        reader, _ = self._value_reader(record)
+        try:
+            return reader.decode(_unframed(record, record.value)[1])
+        except (ValueError, LookupError, TypeError, struct.error) as exc:
+            raise _undecodable(record, exc) from exc
 
     def _value_reader(self, record: Record) -> tuple[_Reader, Table | None]:
         schema_id, _ = _unframed(record, record.value)

@@ -48,11 +48,12 @@ async def run(settings: Settings, source: str, stop: asyncio.Event) -> None:
     if source not in settings.sources:
         raise ConfigError(f"There is no source {source!r}.", f"There are: {', '.join(settings.sources)}.")
     sys.setswitchinterval(_SWITCH_S)
-    if not await _journal_there(settings, source, stop):
+    topic = journal_topic(source) if settings.sources[source].journal else emission_topic(source)
+    if not await _topic_there(settings, source, topic, stop):
         return
     app = flow_app(group(settings, source), settings.kafka)
-    office = _Office(settings, source, app)
-    flow_agent(app, [journal_topic(source)], name=f"worker {source}")(office.journal)
+    office = _Office(settings, source, app, topic)
+    flow_agent(app, [topic], name=f"worker {source}")(office.records)
     looking = asyncio.create_task(office.look())
     try:
         await run_app(app, stop)
@@ -62,13 +63,15 @@ async def run(settings: Settings, source: str, stop: asyncio.Event) -> None:
         await office.aclose()
 
 
-async def _journal_there(settings: Settings, source: str, stop: asyncio.Event) -> bool:
-    """Wait for capture to make the journal; False when the process is to stop."""
+async def _topic_there(settings: Settings, source: str, topic: str, stop: asyncio.Event) -> bool:
+    """Wait for capture to make the journal, or make the marker's topic; False when the process is to stop."""
     pause, told = _FIRST_PAUSE_S, ""
     while not stop.is_set():
-        reason = f"capture has not made the topic {journal_topic(source)} yet"
+        reason = f"capture has not made the topic {topic} yet"
         try:
-            if journal_topic(source) in await asyncio.to_thread(topics, settings.kafka):
+            if not settings.sources[source].journal:
+                await asyncio.to_thread(ensure_topics, settings.kafka, [_marker_topic(source)])
+            if topic in await asyncio.to_thread(topics, settings.kafka):
                 return True
         except (ConnectionError, TimeoutError) as exc:
             reason = str(exc)
@@ -88,24 +91,33 @@ async def _sleep(seconds: float, stop: asyncio.Event) -> None:
 
 
 class _Office:
-    """Keeps one `Worker` with its publisher while this process has the journal's partition.
+    """Keeps one `Worker` with its publisher while this process has the partition of the topic that it subscribes to.
+
+    That is the journal. A source without one is followed by the worker itself; the marker's topic, of one partition
+    too, says which process has it.
+def _marker_topic(source: str) -> TopicSpec:
+    return TopicSpec(emission_topic(source), 1, {"cleanup.policy": "compact"})
+
+
 
     Blocking work runs in one thread, one piece at a time; after any failure both are thrown away and made anew, which
     finds out what was committed and sends what was not.
     """
 
-    def __init__(self, settings: Settings, source: str, app: FlowApp) -> None:
-        self._settings, self._source, self._app = settings, source, app
+    def __init__(self, settings: Settings, source: str, app: FlowApp, topic: str) -> None:
+        self._settings, self._source, self._app, self._topic = settings, source, app, topic
+        self._journal = settings.sources[source].journal
         self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"worker-{source}")
         self._worker: Worker | None = None
         self._publisher: Publisher | None = None
         self._told = ""
 
-    async def journal(self, batch: Batch) -> None:
+    async def records(self, batch: Batch) -> None:
         """The agent's work: some journal records."""
-        async with self._lock:
-            await self._guarded(self._step, batch)
+        if self._journal:
+            async with self._lock:
+                await self._guarded(self._step, batch)
 
     async def look(self) -> None:
         """Beside the agent: start work when the journal is ours, and work on what was put off between batches."""
@@ -116,7 +128,7 @@ class _Office:
                 async with self._lock:
                     busy = await self._guarded(self._between)
                 pause = _FIRST_PAUSE_S
-                await asyncio.sleep(0 if busy else _LOOK_S)
+                await asyncio.sleep(0 if busy else _LOOK_S)  # lets the agent in
             except InstepError as exc:
                 self._app.fail(exc)
                 return
@@ -147,12 +159,14 @@ class _Office:
         await self._publish_all(worker, worker.step(batch.records))
 
     async def _between(self) -> bool:
-        if not any(tp.topic == journal_topic(self._source) for tp in self._assignment()):
+        if not any(tp.topic == self._topic for tp in self._assignment()):
             await self._drop()
             return False
         worker = await self._ready()
         if not worker.waiting:
-            return False
+            return not self._journal
+        if not self._journal:
+            await self._publish_all(worker, worker.poll(0.0 if worker.waiting else _LOOK_S))
         await self._publish_all(worker, worker.slice())
         return True
 
@@ -165,8 +179,7 @@ class _Office:
         if self._worker is not None and self._publisher is not None:
             return self._worker
         await self._drop()
-        marker_topic = TopicSpec(emission_topic(self._source), 1, {"cleanup.policy": "compact"})
-        await self._blocking(ensure_topics, self._settings.kafka, [marker_topic])
+        await self._blocking(ensure_topics, self._settings.kafka, [_marker_topic(self._source)])
         self._publisher = Publisher(self._settings.kafka, group(self._settings, self._source))
         await self._publisher.start()
         marker = await self._blocking(read_marker, self._settings.kafka, self._source)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from psycopg import Connection
@@ -24,6 +26,7 @@ class Progress:
         committed_us: commit time of its last transaction, 0 for a snapshot.
         more: its last transaction goes on in the next entry: documents must not be shown.
         batch: number of the last worker batch that made documents, their version.
+        offsets: where entries are made here and not by capture, the offset to read next by `topic:partition`.
         settled: the last journal entry up to which no key waits: with the batches sent, all its documents are out.
     """
 
@@ -34,25 +37,29 @@ class Progress:
     more: bool = False
     batch: int = 0
     settled: int = 0
+    offsets: Mapping[str, int] = field(default_factory=dict)
 
 
 def load(conn: Connection[Any], source: str) -> Progress:
     """Read a source's progress, zero when there is none."""
     row = conn.execute(
-        "SELECT entry, journal, epoch, lsn::bigint, seq, committed_us, more, batch, settled FROM instep.progress"
+        "SELECT entry, journal, epoch, lsn::bigint, seq, committed_us, more, batch, settled,"
+        " coalesce(to_jsonb(p) -> 'offsets', '{}') FROM instep.progress p"  # also asked before the worker migrates it
         " WHERE source = %s",
         (source,),
     ).fetchone()
     if row is None:
         return Progress()
-    entry, journal, epoch, lsn, seq, committed_us, more, batch, settled = row
-    return Progress(entry, journal, Position(epoch, lsn, seq), committed_us, more, batch, settled)
+    entry, journal, epoch, lsn, seq, committed_us, more, batch, settled, offsets = row
+    return Progress(entry, journal, Position(epoch, lsn, seq), committed_us, more, batch, settled, offsets)
 
 
 def begin(conn: Connection[Any], source: str) -> None:
     """Make the row of a source that has none."""
     conn.execute(
-        "INSERT INTO instep.progress VALUES (%s, 0, 0, 0, 0, 0, 0, false, 0, 0) ON CONFLICT DO NOTHING", (source,)
+        "INSERT INTO instep.progress (source, entry, journal, epoch, lsn, seq, committed_us, more, batch, settled)"
+        " VALUES (%s, 0, 0, 0, 0, 0, 0, false, 0, 0) ON CONFLICT DO NOTHING",
+        (source,),
     )
 
 
@@ -64,10 +71,10 @@ def move(conn: Connection[Any], source: str, old: Progress, new: Progress) -> No
     """
     done = conn.execute(
         "UPDATE instep.progress SET entry = %s, journal = %s, epoch = %s, lsn = %s, seq = %s, committed_us = %s,"
-        " more = %s, batch = %s, settled = %s WHERE source = %s AND entry = %s AND batch = %s",
+        " more = %s, batch = %s, settled = %s, offsets = %s WHERE source = %s AND entry = %s AND batch = %s",
         (
             new.entry, new.journal, *new.position, new.committed_us, new.more, new.batch, new.settled,
-            source, old.entry, old.batch,
+            json.dumps(dict(new.offsets)), source, old.entry, old.batch,
         ),
         prepare=True,
     )  # fmt: skip

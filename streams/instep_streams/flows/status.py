@@ -16,7 +16,8 @@ from instep_streams.flows.outbox import Marker, read_marker
 from instep_streams.flows.worker import failure
 
 _COUNTS: Final = """
-SELECT (SELECT count(*) FROM {} WHERE "*h" IS NOT NULL), (SELECT count(*) FROM {}), (SELECT count(*) FROM {})"""
+SELECT (SELECT count(*) FROM {} WHERE "*h" IS NOT NULL), (SELECT coalesce(sum(keys), 0) FROM {}),
+    (SELECT count(*) FROM {})"""
 
 
 def status(settings: Settings, source: str) -> dict[str, Any]:
@@ -26,7 +27,8 @@ def status(settings: Settings, source: str) -> dict[str, Any]:
         `batch`: last journal entry applied; `position` of its last change, as text; `committed_us`; `more`: within a
         source transaction; `worker_batch`: last batch with documents; `emitted_batch`: the last one published;
         `emitted_journal_batch`: the last journal entry all of whose documents are published; `documents`: per flow, how
-        many documents and tombstones it has emitted; `flows`: per flow state, fault, documents alive, keys waiting.
+        many documents and tombstones it has emitted; `flows`: per flow state, fault, documents alive, keys waiting;
+        `offsets`: of topics without a journal, what is read next by `topic:partition`.
 
     Raises:
         StateError, KafkaFault: refused.
@@ -57,6 +59,7 @@ def _status(conn: psycopg.Connection[Any], source: str, marker: Marker) -> dict[
         "emitted_journal_batch": done.settled if marker.batch >= done.batch else marker.settled,
         "documents": {name: flow["emitted"] for name, flow in flows.items()},
         "flows": flows,
+        "offsets": dict(done.offsets),
     }
 
 

@@ -14,29 +14,9 @@ from psycopg import Connection
 from instep.errors import StateError
 from instep_streams.flows.catalog import POSITION, Catalog, Column, Table, literal, quote
 
-_SETUP: Final = """
-CREATE SCHEMA IF NOT EXISTS instep;
-CREATE TABLE IF NOT EXISTS instep.tables (
-    id serial PRIMARY KEY, source text NOT NULL, name text NOT NULL UNIQUE, shape jsonb NOT NULL);
-CREATE TABLE IF NOT EXISTS instep.progress (
-    source text PRIMARY KEY, entry bigint NOT NULL, journal bigint NOT NULL, epoch bigint NOT NULL,
-    lsn numeric NOT NULL, seq bigint NOT NULL, committed_us bigint NOT NULL, more boolean NOT NULL,
-    batch bigint NOT NULL, settled bigint NOT NULL) WITH (fillfactor = 50);
-CREATE TABLE IF NOT EXISTS instep.flows (
-    id serial PRIMARY KEY, source text NOT NULL, name text NOT NULL UNIQUE, version text NOT NULL,
-    keys jsonb NOT NULL, whole boolean NOT NULL, state text NOT NULL, fault text NOT NULL DEFAULT '',
-    emitted bigint NOT NULL DEFAULT 0) WITH (fillfactor = 50);
-"""
 _STORAGE: Final = "WITH (fillfactor = 75, autovacuum_vacuum_scale_factor = 0.1)"
 _ARRAY: Final = re.compile(r"(?:\[\])+$")
 _SCHEMA: Final = re.compile(r'"(?:[^"]|"")*"|[^".]+')
-
-
-def set_up(conn: Connection[Any]) -> None:
-    """Create the worker's own schema `instep` in the state database."""
-    # two workers that start at once would both find the schema missing
-    conn.execute("SELECT pg_advisory_xact_lock(hashtext('instep set up'))")
-    conn.execute(_SETUP)
 
 
 class Tables(Mapping[str, Table]):

@@ -15,6 +15,7 @@ from instep.settings import Settings
 from instep_connectors.kafka import OutRecord, Record
 from instep_schemas.client import RegistryClient
 from instep_streams.flows.engine import Batch, Engine, Entry
+from instep_streams.flows.feed import TopicFeed
 from instep_streams.flows.inbox import Inbox, Read
 from instep_streams.flows.outbox import Marker, Outbox
 from instep_streams.flows.session import open_state
@@ -46,12 +47,13 @@ class Worker:
 
     def __init__(self, settings: Settings, source: str) -> None:
         self._settings, self._source = settings, source
-        registry = settings.registry
+        registry, own = settings.registry, settings.sources[source]
         self._registry = RegistryClient(
             registry.url, registry.user, registry.password.reveal() if registry.password else ""
         )
         self._inbox = Inbox(settings.kafka, self._registry, source)
         self._outbox = Outbox(settings.kafka, self._registry, source)
+        self._feed: TopicFeed | None = None
         self._deployed = False
         self._conn: Connection[Any] | None = None
         try:
@@ -60,6 +62,8 @@ class Worker:
             self._engine = Engine(self._conn, source)
             self._outbox.set_up()
             self._engine.ensure_tables(self._inbox.tables())
+            if not own.journal:
+                self._feed = TopicFeed(settings.kafka, self._inbox, source, own, self._engine.progress)
         except BaseException:
             self.close()
             raise
@@ -68,6 +72,8 @@ class Worker:
         """Release everything; safe to call twice."""
         if self._conn is not None:
             self._conn.close()
+        if self._feed is not None:
+            self._feed.close()
         self._inbox.close()
         self._registry.close()
 
@@ -168,6 +174,16 @@ class Worker:
     def _apply(self, reads: Sequence[Read], journal: int) -> Iterator[Outgoing]:
         entries: list[Entry] = [(read.entry, read.changes) for read in reads]
         yield from self._outgoing(self._engine.process(entries, journal))
+        if not self._deployed:
+            self._deploy()
+
+    def poll(self, wait: float) -> Iterator[Outgoing]:
+        """Work on what came into topics that have no journal; waits so many seconds for a first record."""
+        fed = self._feed.poll(self._engine.progress, wait) if self._feed is not None else None
+        if fed is None:
+            return
+        self._follow(fed.read)
+        yield from self._outgoing(self._engine.process([(fed.read.entry, fed.read.changes)], 0, fed.offsets))
         if not self._deployed:
             self._deploy()
 
