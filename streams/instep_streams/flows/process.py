@@ -90,15 +90,15 @@ async def _sleep(seconds: float, stop: asyncio.Event) -> None:
         return
 
 
+def _marker_topic(source: str) -> TopicSpec:
+    return TopicSpec(emission_topic(source), 1, {"cleanup.policy": "compact"})
+
+
 class _Office:
     """Keeps one `Worker` with its publisher while this process has the partition of the topic that it subscribes to.
 
     That is the journal. A source without one is followed by the worker itself; the marker's topic, of one partition
     too, says which process has it.
-def _marker_topic(source: str) -> TopicSpec:
-    return TopicSpec(emission_topic(source), 1, {"cleanup.policy": "compact"})
-
-
 
     Blocking work runs in one thread, one piece at a time; after any failure both are thrown away and made anew, which
     finds out what was committed and sends what was not.
@@ -163,10 +163,10 @@ def _marker_topic(source: str) -> TopicSpec:
             await self._drop()
             return False
         worker = await self._ready()
-        if not worker.waiting:
-            return not self._journal
         if not self._journal:
             await self._publish_all(worker, worker.poll(0.0 if worker.waiting else _LOOK_S))
+        if not worker.waiting:
+            return not self._journal
         await self._publish_all(worker, worker.slice())
         return True
 
