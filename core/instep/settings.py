@@ -75,6 +75,11 @@ class SourceSettings(Model):
     batch_changes: int = Field(2_000, ge=1, description="most changes in one Kafka transaction")
     batch_wait_ms: int = Field(2, ge=0, description="how long a batch waits for more changes once it has one")
     heartbeat_s: float = Field(10.0, gt=0, description="an idle slot is moved on this often")
+    chunk_rows: int = Field(2_000, ge=1, description="most rows read at once while a table is copied beside the stream")
+    tags: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="tags of columns, by `schema.table.column`, `*` as a wildcard; each needs a rule in `encryption`",
+    )
     wal_budget: ByteSize = Field(
         ByteSize(10 << 30),
         description="WAL the store may keep for the slot (`10GiB`) before capture warns loudly; 0: no budget",
@@ -97,6 +102,16 @@ class KafkaSettings(Model):
             "bootstrap.servers": self.bootstrap,
             **{k: Secret(v).reveal() for k, v in self.options.items()},
         }
+
+
+class EncryptionSettings(Model):
+    """What capture does with columns that carry one tag."""
+
+    algorithm: Literal["AES256_GCM", "AES256_SIV", "plain"] = Field(
+        "AES256_GCM", description="AES256_SIV: equal values stay equal; plain: they are not encrypted, on purpose"
+    )
+    kek: Secret = Field(Secret(""), description="the key that wraps the data key, as text; usually `env:NAME`")
+    dek: str = Field("", description="the data key, wrapped: `instep schema key` makes one")
 
 
 class AccountSettings(Model):
@@ -172,6 +187,9 @@ class Settings(Model):
     kafka: KafkaSettings = KafkaSettings()
     registry: RegistrySettings = RegistrySettings()
     state: StateSettings = StateSettings()
+    encryption: dict[str, EncryptionSettings] = Field(
+        default_factory=dict, description="by tag: how capture encrypts the columns with it"
+    )
     targets: dict[str, TargetSettings] = Field(default_factory=dict)
     topics: dict[str, TopicSettings] = Field(
         default_factory=dict, description="by name, `*` as a wildcard; later ones win; see `instep plan`"

@@ -11,12 +11,13 @@ from typing import Any, Final, NamedTuple
 
 from instep.change import ABSENT, Op, Row
 from instep_schemas import standins
+from instep_schemas.ciphers import opening
 from instep_schemas.keyjson import key_body
 from instep_schemas.mapping import Avro
 from instep_schemas.standins import kind_of
 from instep_schemas.texts import reader_of, zoned_text
 from instep_schemas.varint import read_long
-from instep_schemas.wire import UNAVAILABLE
+from instep_schemas.wire import CIPHER, UNAVAILABLE, Cipher
 
 
 class Envelope(NamedTuple):
@@ -207,6 +208,8 @@ class _Code:
                 items.append(f"{column!r}: ABSENT")
             else:
                 self.value(depth, f"v{number}", field["type"])
+                if CIPHER in field:
+                    self.opened(depth, f"v{number}", Cipher(**field[CIPHER]), column)
                 items.append(f"{column!r}: v{number}")
         self.add(f"{' ' * depth}{target} = {{{', '.join(items)}}}")
 
@@ -231,6 +234,12 @@ class _Code:
             self.number(depth, target, f"{target} = str({target})", "SMALL")
         else:
             self.read(depth, target, avro)
+
+    def opened(self, depth: int, target: str, cipher: Cipher, column: str) -> None:
+        """The text of an encrypted column; neither null nor absent is encrypted, nor a filler."""
+        function = f"o{len(self.names)}"
+        self.names[function] = opening(cipher, column)
+        self.add(f"{' ' * depth}if {target} and {target} is not ABSENT: {target} = {function}({target})")
 
     def text(self, depth: int, target: str) -> None:
         """A string column; the placeholder is ABSENT."""

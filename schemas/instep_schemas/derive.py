@@ -11,7 +11,18 @@ from typing import Any, Final
 from instep.relation import Column, Relation, ReplicaIdentity
 from instep_schemas import standins
 from instep_schemas.mapping import Avro, Mapped, domain_base, labels_of, map_column, named
-from instep_schemas.wire import Hash, Unsupported, WireOptions, adjusted_name, adjusted_namespace, column_matches
+from instep_schemas.wire import (
+    CIPHER,
+    PLAIN,
+    Cipher,
+    Hash,
+    Tag,
+    Unsupported,
+    WireOptions,
+    adjusted_name,
+    adjusted_namespace,
+    column_matches,
+)
 
 SNAPSHOT_MARKERS: Final = "true,first,first_in_data_collection,last_in_data_collection,last,false,incremental"
 
@@ -34,6 +45,8 @@ class Field:
         masked: (n) asterisks instead of any value, None otherwise.
         truncated: at most so many characters, None otherwise.
         hashed: a salted hash instead of any value, None otherwise.
+        tags: the column's, with the rules for them.
+        cipher: how its values are encrypted, None otherwise.
     """
 
     name: str
@@ -46,6 +59,8 @@ class Field:
     masked: int | None = None
     truncated: int | None = None
     hashed: Hash | None = None
+    tags: tuple[Tag, ...] = ()
+    cipher: Cipher | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +91,7 @@ def derive(relation: Relation, options: WireOptions) -> TableSchemas:
 
     Raises:
         Unsupported: two columns have one name in Avro (they differ by case only, or by characters that Avro lacks),
-            or (native profile) a key column is left out or masked.
+            or a key column is encrypted or (native profile) left out or masked, or a tag has no rule.
     """
     fields = tuple(_fields(relation, options))
     _refuse_collisions(relation, fields)
@@ -89,7 +104,8 @@ def derive(relation: Relation, options: WireOptions) -> TableSchemas:
 
 
 def _key_fields(relation: Relation, options: WireOptions, fields: Iterable[Field]) -> tuple[Field, ...]:
-    names = relation.key
+    names = chosen_key(relation, options) or relation.key if options.profile == "debezium" else relation.key
+    _refuse_encrypted_keys(names, fields, relation)
     if options.profile == "native":
         _refuse_changed_keys(relation, options)
     else:  # Debezium's column filters leave the key alone
@@ -99,7 +115,6 @@ def _key_fields(relation: Relation, options: WireOptions, fields: Iterable[Field
             field if field.column.name in shown else replace(field, optional=True, default=None)
             for field in _fields(relation, plain)
         ]
-        names = chosen_key(relation, options) or names
     by_name = {field.column.name: field for field in fields}
     return tuple(by_name[name] for name in names if name in by_name)
 
@@ -139,6 +154,9 @@ def _fields(relation: Relation, options: WireOptions) -> Iterable[Field]:
 
 def _changed(field: Field, qualified: str, options: WireOptions) -> Field:
     """The field as the masking settings change it; Debezium masks texts only, and marks whatever they name."""
+    field = _tagged(field, qualified, options)
+    if field.cipher is not None:
+        return field
     mapped = field.mapped
     text = mapped.codec == "text"
     masked = _filter(options.mask, qualified)
@@ -154,6 +172,24 @@ def _changed(field: Field, qualified: str, options: WireOptions) -> Field:
         changed = replace(mapped, avro=_marked(mapped.avro, "truncateLength", str(truncated)))
         return replace(field, mapped=changed, truncated=truncated if text else None)
     return field
+
+
+def _tagged(field: Field, qualified: str, options: WireOptions) -> Field:
+    """The field with its tags; encrypted, its values are texts, and no default gives one away."""
+    found = [tag for pattern, tags in options.tags if column_matches(pattern, qualified) for tag in tags]
+    if not found:
+        return field
+    for tag in found:
+        if not tag.algorithm:
+            raise Unsupported(
+                f"The column {qualified} has the tag {tag.name}, and there is no rule encryption.{tag.name}.",
+                f'Set encryption.{tag.name}; algorithm = "plain" says that it is not to be encrypted.',
+            )
+    cipher = next((Cipher(tag.name, tag.algorithm) for tag in found if tag.algorithm != PLAIN), None)
+    if cipher is None:
+        return replace(field, tags=tuple(found))
+    mapped = Mapped("string", "text", base=field.mapped.base)
+    return replace(field, mapped=mapped, default=None, tags=tuple(found), cipher=cipher)
 
 
 def _marked(avro: Avro, name: str, value: str) -> dict[str, Any]:
@@ -179,6 +215,16 @@ def _refuse_collisions(relation: Relation, fields: Iterable[Field]) -> None:
             raise Unsupported(
                 f"The columns {other!r} and {field.column.name!r} of {relation.table} have one name in Avro.",
                 "Rename one of them, or leave it out of the publication.",
+            )
+
+
+def _refuse_encrypted_keys(names: Iterable[str], fields: Iterable[Field], relation: Relation) -> None:
+    encrypted = {field.column.name for field in fields if field.cipher is not None}
+    for name in names:
+        if name in encrypted:
+            raise Unsupported(
+                f"The column {name!r} of {relation.table} is part of its key, and has a tag that says to encrypt it.",
+                "A key is needed to find the row again: take the tag from the column, or give the table another key.",
             )
 
 
@@ -226,10 +272,16 @@ def _own_name(field: Field, options: WireOptions) -> dict[str, Any]:
     return {"pg.name": field.column.name} if own else {}
 
 
+def _tag_attributes(field: Field) -> dict[str, Any]:
+    """Tags, where Confluent's rules look for them, and how to read what is encrypted."""
+    told: dict[str, Any] = {"confluent:tags": [tag.name for tag in field.tags]} if field.tags else {}
+    return told | ({CIPHER: field.cipher._asdict()} if field.cipher is not None else {})
+
+
 def _native_attributes(field: Field, options: WireOptions) -> dict[str, Any]:
     """What the replica needs to make the column again."""
     if options.profile != "native":
-        return {}
+        return _tag_attributes(field)
     column = field.column
     attributes = {
         "pg.type": column.sql_type,
@@ -237,7 +289,9 @@ def _native_attributes(field: Field, options: WireOptions) -> dict[str, Any]:
         "pg.base": domain_base(column.type),
         "pg.default": standins.constant_default(column),
     }
-    return {name: value for name, value in attributes.items() if value not in (None, [])} | _own_name(field, options)
+    return {name: value for name, value in attributes.items() if value not in (None, [])} | (
+        _own_name(field, options) | _tag_attributes(field)
+    )
 
 
 def _with_default(avro: Avro, default: object) -> dict[str, Any]:

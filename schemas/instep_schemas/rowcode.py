@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from instep.change import Absent
 from instep_schemas import standins
+from instep_schemas.ciphers import sealing
 from instep_schemas.derive import Field
 from instep_schemas.masking import hashing
 from instep_schemas.values import BOOLEANS, MEMOISED, Codec, Memo, codec_of
@@ -39,6 +40,8 @@ class Cells:
             self.codec = lambda text: counted(text.decode()[:limit].encode())
         if field.hashed is not None:
             self.codec = hashing(field.hashed, field.column)
+        if field.cipher is not None:
+            self.codec = sealing(field.cipher, field.column.name)
         self.placeholder = standins.placeholder(field.mapped.avro, options.unavailable)
         if options.profile == "native" and self.placeholder is not None and field.mapped.codec != "label":
             self.codec = _guarded(self.codec, self.placeholder)
@@ -178,7 +181,8 @@ def _expression(cell: Cells, names: dict[str, Any], key: bool) -> list[bytes | s
     optional = cell.field.optional
     codec = cell.field.mapped.codec
     function = f"f{cell.field.index}"
-    if codec == "text" and cell.field.truncated is None and cell.field.hashed is None:
+    changed = cell.field.truncated, cell.field.hashed, cell.field.cipher
+    if codec == "text" and changed == (None, None, None):
         some = cell.some_prefix if optional else b""
         names[function] = _sized(cell, some)
         return _text_items(cell, variable, function, optional)

@@ -69,6 +69,36 @@ class Hash(NamedTuple):
     serialized: bool = True
 
 
+PLAIN: Final = "plain"
+"""The algorithm of a tag whose columns are not encrypted, on purpose."""
+CIPHER: Final = "instep.cipher"
+"""Attribute of an encrypted column's field: its `Cipher`."""
+
+
+class Tag(NamedTuple):
+    """A tag of a column.
+
+    Attributes:
+        name: `PII`.
+        algorithm: what the rule for it says; `plain`: not encrypted, on purpose; empty: there is no rule.
+    """
+
+    name: str
+    algorithm: str
+
+
+class Cipher(NamedTuple):
+    """How a column's texts are encrypted.
+
+    Attributes:
+        tag: whose rule holds the key.
+        algorithm: AES256_GCM, or AES256_SIV where equal texts are to have equal ciphertexts.
+    """
+
+    tag: str
+    algorithm: str
+
+
 @dataclass(frozen=True, slots=True)
 class WireOptions:
     """What one source writes; the names in brackets are Debezium's settings.
@@ -95,6 +125,7 @@ class WireOptions:
         mask: (expression, n): n asterisks instead of the value [column.mask.with.n.chars].
         truncate: (expression, n): at most n characters [column.truncate.to.n.chars].
         hashed: (expression, hash): a salted hash instead of the value [column.mask.hash.algorithm.with.salt.salt].
+        tags: (expression, tags of the column); those whose rule says so are encrypted.
         money_digits: the store's fraction digits of `money` [money.fraction.digits].
         version: told in each record's source block.
         connector: told in each record's source block.
@@ -118,6 +149,7 @@ class WireOptions:
     mask: tuple[tuple[str, int], ...] = ()
     truncate: tuple[tuple[str, int], ...] = ()
     hashed: tuple[tuple[str, Hash], ...] = ()
+    tags: tuple[tuple[str, tuple[Tag, ...]], ...] = ()
     money_digits: int = 2
     version: str = CONNECTOR_VERSION
     connector: str = "postgresql"

@@ -262,6 +262,27 @@ def check_ddl(
         raise typer.Exit(1)
 
 
+def key(
+    tag: Annotated[str, typer.Argument(metavar="TAG", help="A tag with a rule in `encryption`, with its kek.")],
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Make a data key for encrypted columns, wrapped by the rule's kek: the dek to write into instep.toml."""
+    from instep.errors import ConfigError
+    from instep.settings import load
+    from instep_ops.cli.screen import show_json
+    from instep_schemas.ciphers import new_key
+
+    rule = load(project).encryption.get(tag)
+    if rule is None or not rule.kek or rule.algorithm == "plain":
+        raise ConfigError(f"encryption.{tag} has no kek.", f'Write [encryption.{tag}] with kek = "env:NAME".')
+    dek = new_key(rule.kek.reveal(), rule.algorithm)
+    if as_json:
+        show_json({"tag": tag, "algorithm": rule.algorithm, "dek": dek})
+    else:
+        typer.echo(f'dek = "{dek}"')
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(
@@ -279,4 +300,5 @@ def register(app: typer.Typer) -> None:
     group.command("check-ddl", epilog="Example: instep schema check-ddl migrations/0042.sql --schema schema.sql")(
         check_ddl
     )
+    group.command(epilog="Example: instep schema key PII")(key)
     app.add_typer(group, name="schema", epilog="Example: instep schema ls")

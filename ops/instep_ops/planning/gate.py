@@ -91,7 +91,7 @@ class _Comparison:
 
     def __init__(self, question: Question, before: State, after: State, everywhere: State) -> None:
         self._question, self._before, self._after, self._everywhere = question, before, after, everywhere
-        self._options = options_of(question.source)
+        self._options = options_of(question.settings, question.source)
 
     # ---- tables
 

@@ -116,7 +116,7 @@ def against_lock(question: Question) -> list[Held]:
 
 
 def _tables(question: Question, state: State) -> Iterator[Held]:
-    options = options_of(question.source)
+    options = options_of(question.settings, question.source)
     for relation in sorted(state.relations.values(), key=lambda each: each.table):
         topic = data_topic(question.source, relation.schema, relation.name)
         latest = question.lock.latest(value_subject(topic))

@@ -49,7 +49,7 @@ def make_plan(settings: Settings, admin: RegistryAdmin, samples: int = 3) -> Pla
     steps = [
         *_topic_steps(wanted, states),
         *_level_steps(wanted, levels),
-        *_schema_steps(wanted, held),
+        *_schema_steps(settings, wanted, held),
         *(step for all_of_it in previews.values() for each in all_of_it if (step := flow_step(settings, admin, each))),
         *_lock_steps(settings, held),
     ]
@@ -145,14 +145,14 @@ def _at_least(new: Level, old: Level) -> bool:
     return kept and (new.transitive >= old.transitive or old is Level.NONE)
 
 
-def _schema_steps(wanted: Wishes, held: Bundle) -> Iterator[Step]:
+def _schema_steps(settings: Settings, wanted: Wishes, held: Bundle) -> Iterator[Step]:
     """Tables whose schema is not the registered one: capture registers it with the table's next change."""
     for topic, (source, relation) in wanted.tables.items():
         old, old_key = held.latest(value_subject(topic)), held.latest(key_subject(topic))
         if old is None:
             continue
         try:
-            schemas = as_captured(relation, options_of(source), old.schema)
+            schemas = as_captured(relation, options_of(settings, source), old.schema)
         except Unsupported as exc:
             yield Step(Act.REGISTER, topic, refused=str(exc))
             continue

@@ -11,8 +11,10 @@ import psycopg
 from instep.errors import InstepError
 from instep.flowfile import Flow
 from instep.relation import Relation
+from instep.settings import Settings
 from instep_connectors.postgres.catalog import Catalog
 from instep_connectors.postgres.publication import matcher
+from instep_schemas.ciphers import tags_of
 from instep_schemas.documents import DocumentColumn, key_schema, value_schema
 from instep_schemas.wire import WireOptions
 from instep_streams.flows.catalog import Column, Table, catalog_of
@@ -100,9 +102,9 @@ def look(conn: Connection, patterns: Sequence[str], flows: Mapping[str, Flow]) -
     return State(relations, numbers, frozenset(counted), keyless, compiled)
 
 
-def options_of(source: str) -> WireOptions:
+def options_of(settings: Settings, source: str) -> WireOptions:
     """How capture writes a source, as far as schemas tell it: the database's name stands in records only."""
-    return WireOptions(source, "")
+    return WireOptions(source, "", tags=tags_of(settings.sources[source], settings.encryption))
 
 
 def table_of(relation: Relation) -> Table:

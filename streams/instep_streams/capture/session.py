@@ -32,6 +32,7 @@ from instep_connectors.postgres.recording import RecordedConnection
 from instep_connectors.postgres.replication import ReplicationConnection
 from instep_connectors.postgres.selection import open_publication, selected, with_columns
 from instep_connectors.postgres.session import connect
+from instep_schemas.ciphers import tags_of
 from instep_schemas.client import RegistryClient
 from instep_schemas.records import schema_text
 from instep_schemas.wire import WireOptions
@@ -163,7 +164,8 @@ class Session:
         compatible = self._task.compatible
         largest = largest_value(self._task.settings.kafka)
         if compatible is None:
-            options = WireOptions(self._task.source, database)
+            tags = tags_of(self._own, self._task.settings.encryption)
+            options = WireOptions(self._task.source, database, tags=tags)
             names = matcher(self._own.tables)
             tables = Tables(options, self._registry, lambda s, t: bool(names.fullmatch(f"{s}.{t}")), self._make_topic)
             return Parts(self._control, publishing, tables, options, self._dead_letters, epoch, largest)

@@ -16,6 +16,7 @@ from instep.errors import RegistryError, SourceError
 from instep.relation import Relation
 from instep.topics import data_topic, key_subject, value_subject
 from instep_connectors.postgres.pgoutput import RelationMessage
+from instep_schemas.ciphers import lost
 from instep_schemas.derive import derive
 from instep_schemas.encode import TableEncoder, compile_encoder
 from instep_schemas.wire import Unsupported, WireOptions
@@ -133,6 +134,7 @@ class Tables:
             None if schemas.key_text is None else self._register_text(key_subject(topic), schemas.key_text, relation)
         )
         subject = value_subject(topic)
+        self._refuse_clear_text(subject, schemas.value_text, relation)
         try:
             return key_id, self._registry.register(subject, schemas.value_text), relation
         except RegistryError:
@@ -140,6 +142,15 @@ class Tables:
             wide = nullable(relation, to_widen(schemas.value, latest and json.loads(latest[2])))
             text = derive(wide, self._options).value_text
             return key_id, self._register_text(subject, text, wide), wide
+
+    def _refuse_clear_text(self, subject: str, text: str, relation: Relation) -> None:
+        """What was encrypted stays so, also when its tag went out of the settings."""
+        latest = self._registry.latest(subject)
+        for name in lost(latest[2], text) if latest else ():
+            raise SourceError(
+                f"The column {name!r} of {relation.table} was encrypted until now, and has no tag any more.",
+                'Give it its tag again; to write it in clear, say so with algorithm = "plain" in the rule of its tag.',
+            )
 
     def _register_text(self, subject: str, text: str, relation: Relation) -> int:
         try:

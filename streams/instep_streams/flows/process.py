@@ -20,6 +20,7 @@ from instep.settings import Settings
 from instep.telemetry import DOCUMENTS, LAG, POSITION
 from instep.topics import emission_topic, journal_topic
 from instep_connectors.kafka import Fenced, Publisher, TopicSpec, ensure_topics, topics
+from instep_schemas.ciphers import hold
 from instep_streams.flows.outbox import read_marker
 from instep_streams.flows.worker import Outgoing, Worker, failure
 from instep_streams.runtime import Batch, FlowApp, flow_agent, flow_app, run_app
@@ -47,6 +48,7 @@ async def run(settings: Settings, source: str, stop: asyncio.Event) -> None:
     """
     if source not in settings.sources:
         raise ConfigError(f"There is no source {source!r}.", f"There are: {', '.join(settings.sources)}.")
+    hold(settings.encryption)
     sys.setswitchinterval(_SWITCH_S)
     topic = journal_topic(source) if settings.sources[source].journal else emission_topic(source)
     if not await _topic_there(settings, source, topic, stop):

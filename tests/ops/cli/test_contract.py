@@ -15,20 +15,22 @@ COMMANDS = [
     "demo", "init", "up", "status", "doctor", "verify", "replay", "registry", "capture", "worker", "deliver", "plan",
     "apply", "flow", "flow check", "flow run", "deadletters", "deadletters ls", "deadletters retry",
     "schema", "schema ls", "schema show", "schema diff", "schema register", "schema check", "schema delete",
-    "schema export", "schema import", "schema check-ddl", "topics", "topics ls", "topics show", "topics tail",
-    "registry doctor", "capture audit", "capture status", "capture recover",
+    "schema export", "schema import", "schema check-ddl", "schema key", "topics", "topics ls", "topics show",
+    "topics tail", "registry doctor", "capture audit", "capture status", "capture recover",
+    "capture snapshot",
 ]  # fmt: skip
 NEED_A_PROJECT = [
     "up", "status", "doctor", "verify", "replay x --since 1h", "registry", "capture", "worker", "deliver",
     "flow check", "flow run", "deadletters ls", "deadletters retry", "schema ls", "schema show x", "schema diff x",
-    "schema delete x", "schema export", "schema import x", "schema check-ddl x.sql", "topics ls", "topics show x",
-    "topics tail x", "plan", "apply --yes", "registry doctor", "capture audit", "capture status", "capture recover",
+    "schema delete x", "schema export", "schema import x", "schema check-ddl x.sql", "schema key x", "topics ls",
+    "topics show x", "topics tail x", "plan", "apply --yes", "registry doctor", "capture audit", "capture status",
+    "capture recover",
 ]  # fmt: skip
-WITHOUT_RUNNING = ("up", "doctor", "flow check", "flow run", "schema check-ddl x.sql")
+WITHOUT_RUNNING = ("up", "doctor", "flow check", "flow run", "schema check-ddl x.sql", "schema key x")
 REPORTING = [
     "status", "doctor", "verify", "replay", "flow check", "flow run", "deadletters ls", "deadletters retry",
     "schema ls", "schema show", "schema diff", "schema register", "schema check", "schema delete", "schema import",
-    "plan", "apply", "schema check-ddl", "topics ls", "topics show", "registry doctor", "capture audit",
+    "plan", "apply", "schema check-ddl", "schema key", "topics ls", "topics show", "registry doctor", "capture audit",
     "capture status", "capture recover",
 ]  # fmt: skip
 
@@ -43,7 +45,7 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
     assert run([*command.split(), "--help"]) == 0
     shown = capsys.readouterr().out
     assert f"Example: instep {command}" in " ".join(shown.split())
-    if command not in ("demo", "init", "flow", "deadletters", "schema", "topics"):
+    if command not in ("demo", "init", "flow", "deadletters", "schema", "topics", "capture snapshot"):
         assert "--project" in shown
     assert ("--json" in shown) == (command in [*REPORTING, "demo"])
 
