@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from tests.fixtures.postgres import PostgresForTests
@@ -16,25 +14,6 @@ from instep.settings import KafkaSettings, Secret
 from instep_ops.embedded import Kafka
 
 TABLE = "CREATE TABLE t (id int PRIMARY KEY)"
-
-
-@pytest.fixture
-def own_postgres(tmp_path: Path) -> Iterator[PostgresForTests]:
-    """A server of the test's own, to stop and kill; it gives up on silent clients after 2 s."""
-    server = PostgresForTests(tmp_path / "pg", "own", durable=False, settings={"wal_sender_timeout": "2s"})
-    server.ensure()
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def own_kafka(tmp_path: Path) -> Iterator[Kafka]:
-    server = Kafka(tmp_path / "kafka")
-    server.ensure()
-    server.start()
-    yield server
-    server.stop()
 
 
 def test_the_store_stops_starts_and_crashes(
