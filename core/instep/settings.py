@@ -71,6 +71,7 @@ class SourceSettings(Model):
     journal: bool = Field(
         True, description="false: Debezium itself writes the topics `<source>.…`; Instep only reads them"
     )
+    workers: int = Field(1, ge=1, le=16, description="processes that share the keys of the flows")
     partitions: int = Field(4, ge=1, description="partitions of each new data topic")
     batch_changes: int = Field(2_000, ge=1, description="most changes in one Kafka transaction")
     batch_wait_ms: int = Field(2, ge=0, description="how long a batch waits for more changes once it has one")
@@ -136,6 +137,13 @@ class RegistrySettings(Model):
     certificate: Path | None = Field(None, description="PEM file with the chain: `instep registry` listens with TLS")
     certificate_key: Path | None = Field(None, description="PEM file with its key, when it is not in the same file")
     client_ca: Path | None = Field(None, description="PEM file: clients may show a certificate issued by these")
+    jwks: str = Field("", description="file or address of the keys (JWKS) that sign bearer tokens")
+    issuer: str = Field("", description="`iss` that a bearer token must have; empty: any")
+    audience: str = Field("", description="`aud` that a bearer token must have; empty: any")
+    ca: Path | None = Field(None, description="PEM file: whom Instep's own processes trust when they call the registry")
+    incompatible_code: Literal[409, 40901] = Field(
+        409, description="`error_code` of an incompatible schema: 40901 as in Confluent's newest release"
+    )
     audit: Path | None = Field(None, description="file that gets a JSON line for each write; default: the log")
 
 
@@ -242,8 +250,12 @@ def parse(raw: dict[str, Any], root: Path, origin: str = "instep.toml") -> Setti
         ConfigError: names the first wrong setting.
     """
     try:
-        return Settings(**raw, root=root)
+        settings = Settings(**raw, root=root)
     except ValidationError as exc:
         first = exc.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{origin}: {name}: {first['msg']}.", "See docs/reference/settings.md.") from None
+    if settings.registry.ca is None:
+        return settings
+    registry = settings.registry.model_copy(update={"ca": root / settings.registry.ca})
+    return settings.model_copy(update={"registry": registry})

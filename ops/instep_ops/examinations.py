@@ -41,8 +41,7 @@ def registry(settings: Settings) -> None:
     Raises:
         RegistryError, ConnectionError: it does not.
     """
-    own = settings.registry
-    client = RegistryClient(own.url, own.user, own.password.reveal())
+    client = RegistryClient.of(settings.registry)
     try:
         client.subjects()
     finally:

@@ -8,8 +8,10 @@ client; "latest" is asked for each time. Two kinds of failure, as everywhere: `R
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 from typing import Any, Final, Self
 from urllib.parse import quote
@@ -17,6 +19,7 @@ from urllib.parse import quote
 import httpx
 
 from instep.errors import RegistryError
+from instep.settings import RegistrySettings
 
 CONTENT_TYPE: Final = "application/vnd.schemaregistry.v1+json"
 _DESCRIPTION: Final = re.compile(r"description:'(.*)', additionalInfo:", re.DOTALL)
@@ -56,13 +59,20 @@ class RegistryClient:
         user: for basic authentication; empty: none.
         password: for basic authentication, already resolved.
         timeout: seconds one call may take.
+        ca: PEM file of the issuers to trust; None: the system's.
+
+    Raises:
+        RegistryError: there is no address, or the PEM file cannot be read.
     """
 
-    def __init__(self, url: str, user: str = "", password: str = "", *, timeout: float = 10.0) -> None:
+    def __init__(
+        self, url: str, user: str = "", password: str = "", *, timeout: float = 10.0, ca: Path | None = None
+    ) -> None:
         self._urls = [part.strip().rstrip("/") for part in url.split(",") if part.strip()]
         if not self._urls:
             raise RegistryError("No address of a schema registry is given.", "Set registry.url in instep.toml.")
         self._http = httpx.Client(
+            verify=_trusting(ca),
             auth=(user, password) if user else None,
             timeout=timeout,
             headers={"Accept": CONTENT_TYPE, "Content-Type": CONTENT_TYPE},
@@ -70,6 +80,12 @@ class RegistryClient:
         self._lock = Lock()
         self._texts: dict[int, str] = {}
         self._ids: dict[tuple[str, str], int] = {}
+
+    @classmethod
+    def of(cls, settings: RegistrySettings) -> Self:
+        """The client that a project's own processes use; raises as the class itself."""
+        password = settings.password.reveal() if settings.password else ""
+        return cls(settings.url, settings.user, password, ca=settings.ca)
 
     def register(self, subject: str, text: str) -> int:
         """Register a schema under a subject, or find it there, and give its id.
@@ -189,6 +205,17 @@ class RegistryClient:
             failure = ConnectionError(f"The schema registry at {url} cannot answer now: {answer.words}")
         assert failure is not None
         raise failure
+
+
+def _trusting(ca: Path | None) -> ssl.SSLContext | bool:
+    if ca is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=str(ca))
+    except (OSError, ssl.SSLError) as exc:
+        raise RegistryError(
+            f"registry.ca: {ca} cannot be used: {exc}.", "Give the issuers' certificates as PEM."
+        ) from exc
 
 
 def quoted(subject: str) -> str:

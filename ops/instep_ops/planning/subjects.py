@@ -19,8 +19,7 @@ from instep_schemas.evolution import Change, changes
 
 def administer(settings: Settings) -> RegistryAdmin:
     """A client of the project's registry."""
-    own = settings.registry
-    return RegistryAdmin(own.url, own.user, own.password.reveal() if own.password else "")
+    return RegistryAdmin.of(settings.registry)
 
 
 def listed(admin: RegistryAdmin, prefix: str = "", deleted: bool = False) -> list[dict[str, Any]]:

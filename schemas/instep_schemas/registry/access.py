@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from base64 import b64decode
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Final
@@ -76,10 +76,12 @@ class Accounts:
     """Every account.
 
     Attributes:
-        passwords: account and password by user name; no password: by certificate only.
+        passwords: account and password by user name; no password: by certificate or token only.
+        tokens: gives the account's name of a valid bearer token; None: tokens are not taken.
     """
 
     passwords: Mapping[str, tuple[Account, str]] = field(default_factory=dict)
+    tokens: Callable[[str], str | None] | None = None
 
     def caller(self, header: str, certificate: str = "") -> Account:
         """The account of a request.
@@ -93,6 +95,13 @@ class Accounts:
         """
         if not self.passwords:
             return EVERYBODY
+        kind, _, text = header.partition(" ")
+        if kind.lower() == "bearer" and self.tokens is not None:
+            name = self.tokens(text.strip())
+            account, _ = self.passwords.get(name or "", (None, ""))
+            if account is not None and not account.own:
+                return account
+            raise Refusal(401, 401, "The bearer token is not valid here.")
         if header:
             user, password = _basic(header)
             account, expected = self.passwords.get(user, (None, ""))

@@ -140,10 +140,11 @@ class Api:
         accounts: Accounts,
         audit: Audit,
         own: str = "",
+        incompatible_code: int = 409,
     ) -> None:
         self._instance, self._election, self._session = instance, election, session
         self._accounts, self._audit = accounts, audit
-        self._own = own
+        self._own, self._incompatible_code = own, incompatible_code
 
     def application(self) -> web.Application:
         """The aiohttp application."""
@@ -184,7 +185,10 @@ class Api:
             return await handler(request)
         except Refusal as refusal:
             headers = {"WWW-Authenticate": "Basic"} if refusal.status == 401 else None
-            return _answer(refusal.body(), refusal.status, headers)
+            body = refusal.body()
+            if refusal.code == 409:
+                body["error_code"] = self._incompatible_code
+            return _answer(body, refusal.status, headers)
         except web.HTTPException as exc:
             return _answer({"error_code": exc.status, "message": f"HTTP {exc.status} {exc.reason}"}, exc.status)
         except Exception:

@@ -24,6 +24,7 @@ from instep_schemas.registry.election import Election
 from instep_schemas.registry.instance import Instance
 from instep_schemas.registry.log import TOPIC, ensure_topic
 from instep_schemas.registry.secured import accounts_of, anchored, own_header, tls
+from instep_schemas.registry.tokens import Tokens, tokens_of
 
 log = logging.getLogger("instep.registry")
 
@@ -44,7 +45,8 @@ async def run(settings: Settings, stop: asyncio.Event, topic: str = TOPIC) -> No
         RegistryError: the topic `_schemas` cannot hold schemas safely, or two registries have one address.
     """
     own = anchored(settings.registry, settings.root)
-    accounts, (serving, calling) = accounts_of(own), tls(own)
+    tokens, (serving, calling) = tokens_of(own), tls(own)
+    accounts = accounts_of(own, tokens)
     listening = _listen(own.listen)
     url = f"{'http' if serving is None else 'https'}://{_advertised(listening)}"
     if not own.user and not listening.getsockname()[0].startswith(_LOOPBACK):
@@ -57,8 +59,8 @@ async def run(settings: Settings, stop: asyncio.Event, topic: str = TOPIC) -> No
         try:
             async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=calling)) as session:
                 election = Election(instance, session)
-                api = Api(instance, election, session, accounts, audit, own_header(own))
-                async with _served(api.application(), listening, serving):
+                api = Api(instance, election, session, accounts, audit, own_header(own), own.incompatible_code)
+                async with _served(api.application(), listening, serving), _keys(tokens):
                     await _work(settings.kafka, instance, election, stop, topic)
         finally:
             await instance.close()
@@ -117,6 +119,19 @@ async def _served(
         yield
     finally:
         await runner.cleanup()
+
+
+@asynccontextmanager
+async def _keys(tokens: Tokens | None) -> AsyncIterator[None]:
+    """The keys of bearer tokens are kept up; their issuer is none of ours, and needs another trust than instances."""
+    async with aiohttp.ClientSession() as session:
+        work = asyncio.create_task(tokens.keep(session)) if tokens is not None else None
+        try:
+            yield
+        finally:
+            if work is not None:
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
 
 
 def _audit(path: Path | None) -> Audit:

@@ -9,15 +9,19 @@ from pathlib import Path
 from instep.errors import ConfigError
 from instep.settings import RegistrySettings
 from instep_schemas.registry.access import EVERYTHING, Account, Accounts, Role
+from instep_schemas.registry.tokens import Tokens
 
 
 def anchored(settings: RegistrySettings, root: Path) -> RegistrySettings:
     """The same with relative paths made from the project's folder."""
     paths = {name: getattr(settings, name) for name in ("certificate", "certificate_key", "client_ca", "audit")}
-    return settings.model_copy(update={name: root / path for name, path in paths.items() if path is not None})
+    made: dict[str, object] = {name: root / path for name, path in paths.items() if path is not None}
+    if settings.jwks and "://" not in settings.jwks:
+        made["jwks"] = str(root / settings.jwks)
+    return settings.model_copy(update=made)
 
 
-def accounts_of(settings: RegistrySettings) -> Accounts:
+def accounts_of(settings: RegistrySettings, tokens: Tokens | None = None) -> Accounts:
     """Every account: `registry.user` may do everything, the others what their roles say.
 
     Raises:
@@ -35,7 +39,8 @@ def accounts_of(settings: RegistrySettings) -> Accounts:
         name: (Account(name, {_prefix(p): Role[r.upper()] for p, r in each.roles.items()}), each.password.reveal())
         for name, each in settings.accounts.items()
     }
-    return Accounts({**passwords, settings.user: (own, settings.password.reveal())})
+    every = {**passwords, settings.user: (own, settings.password.reveal())}
+    return Accounts(every, None if tokens is None else tokens.subject)
 
 
 def _prefix(text: str) -> str:

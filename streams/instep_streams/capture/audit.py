@@ -116,8 +116,7 @@ def audit(settings: Settings, source: str, wait_s: float = 60.0) -> Audit:
     journal = read_journal(settings, source)
     check_chain(journal, result)
     coverage = Coverage(journal)
-    own = settings.registry
-    schemas = Schemas(RegistryClient(own.url, own.user, own.password.reveal()))
+    schemas = Schemas(RegistryClient.of(settings.registry))
     try:
         for table, rows in store.rows.items():
             fold = TableFold(table, schemas, coverage, result.problem)

@@ -121,7 +121,7 @@ class Session:
 
     def _open_registry(self, stack: ExitStack) -> None:
         settings, source = self._task.settings.registry, self._task.source
-        self._registry = RegistryClient(settings.url, settings.user, settings.password.reveal())
+        self._registry = RegistryClient.of(settings)
         stack.callback(self._registry.close)
         self._entry_schema = self._registry.register(value_subject(journal_topic(source)), schema_text("journal_entry"))
         dead = value_subject(capture_dead_letter_topic(source))

@@ -15,7 +15,7 @@ from instep_schemas.client import RegistryClient
 
 def registry_client(registry: RegistrySettings) -> RegistryClient:
     """A client of the project's registry."""
-    return RegistryClient(registry.url, registry.user, registry.password.reveal() if registry.password else "")
+    return RegistryClient.of(registry)
 
 
 def target_flows(settings: Settings, target: str) -> dict[str, Flow]:

@@ -47,10 +47,8 @@ class Worker:
 
     def __init__(self, settings: Settings, source: str) -> None:
         self._settings, self._source = settings, source
-        registry, own = settings.registry, settings.sources[source]
-        self._registry = RegistryClient(
-            registry.url, registry.user, registry.password.reveal() if registry.password else ""
-        )
+        own = settings.sources[source]
+        self._registry = RegistryClient.of(settings.registry)
         self._inbox = Inbox(settings.kafka, self._registry, source)
         self._outbox = Outbox(settings.kafka, self._registry, source)
         self._feed: TopicFeed | None = None

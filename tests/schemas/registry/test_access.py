@@ -20,8 +20,9 @@ from cryptography.x509.oid import NameOID
 from tests.fixtures.registry import health, running_registry, until
 from tests.schemas.registry.ledger import row
 
-from instep.errors import ConfigError
-from instep.settings import KafkaSettings, RegistrySettings
+from instep.errors import ConfigError, RegistryError
+from instep.settings import KafkaSettings, RegistrySettings, parse
+from instep_schemas.client import RegistryClient
 from instep_schemas.registry.access import Account, Role
 from instep_schemas.registry.secured import accounts_of, anchored, tls
 
@@ -142,9 +143,16 @@ def test_settings_that_cannot_be(tmp_path: Path) -> None:
 
 
 def test_paths_start_at_the_projects_folder() -> None:
-    settings = RegistrySettings.model_validate({"certificate": "a.pem", "audit": "/var/audit"})
+    settings = RegistrySettings.model_validate({"certificate": "a.pem", "audit": "/var/audit", "jwks": "keys.json"})
     found = anchored(settings, Path("/project"))
+    assert found.jwks == "/project/keys.json"
+    assert anchored(settings.model_copy(update={"jwks": "https://x/y"}), Path("/project")).jwks == "https://x/y"
+    assert parse({"sources": {}, "registry": {"ca": "ca.pem"}}, Path("/project")).registry.ca == Path("/project/ca.pem")
     assert (found.certificate, found.audit, found.client_ca) == (Path("/project/a.pem"), Path("/var/audit"), None)
+
+
+def settings_of(raw: dict[str, Any]) -> RegistrySettings:
+    return RegistrySettings.model_validate(raw)
 
 
 def certificate(folder: Path, name: str) -> Path:
@@ -178,6 +186,13 @@ def test_certificates_on_both_sides(kafka: KafkaSettings, tmp_path: Path) -> Non
         with httpx.Client(base_url=follower, verify=trust, timeout=30) as http:
             assert http.get("/subjects").status_code == 401
             assert http.get("/subjects", auth=("clerk", "c")).status_code == 200
+        own = {"url": follower, "user": "clerk", "password": "c"}
+        with pytest.raises(ConnectionError, match="certificate"), RegistryClient.of(settings_of(own)) as client:
+            client.subjects()
+        with RegistryClient.of(settings_of({**own, "ca": server})) as client:
+            assert client.subjects() == []
+        with pytest.raises(RegistryError, match=r"registry\.ca"):
+            RegistryClient.of(settings_of({**own, "ca": tmp_path / "none.pem"}))
         trust = ssl.create_default_context(cafile=str(server))
         trust.load_cert_chain(clerk)
         with httpx.Client(base_url=follower, verify=trust, timeout=30) as http:
