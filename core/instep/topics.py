@@ -42,6 +42,11 @@ def capture_dead_letter_topic(source: str) -> str:
     return _INVALID.sub("_", f"{source}.__dead")
 
 
+def held_topic(source: str) -> str:
+    """Changes of tables that are stopped until the registry takes their schemas."""
+    return _INVALID.sub("_", f"{source}.__held")
+
+
 def key_subject(topic: str) -> str:
     """Registry subject of the topic's keys (TopicNameStrategy)."""
     return f"{topic}-key"

@@ -24,6 +24,11 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
     return [
         ("Steps", ("step", "position", "behind", "seconds"), steps),
         ("Slot", ("what", "value"), _slot(found["slot"])),
+        (
+            "Stopped tables",
+            ("table", "changes that wait", "reason"),
+            [tuple(each.values()) for each in found["stopped"]],
+        ),
         (f"Tables, last {recent['seconds']:.0f} s", ("table", "changes/s", "changes"), rates),
         (f"Batches, last {recent['seconds']:.0f} s", ("what", "value"), batches),
     ]

@@ -63,6 +63,11 @@ class SourceBlock:
         self._tables: dict[bytes, bytes] = {}
         self._tail = _NULL + shown_origin + _optional_long(origin_lsn)
 
+    @property
+    def arguments(self) -> tuple[int, int | None, int | None, str | None, int | None]:
+        """What it was made of: committed_us, transaction, last_commit, origin, origin_lsn."""
+        return self._arguments
+
     def marked(self, snapshot: str) -> SourceBlock:
         """The same block with another snapshot marker (`first`, `last`, …)."""
         committed_us, transaction, last_commit, origin, origin_lsn = self._arguments

@@ -69,7 +69,7 @@ class Entry(NamedTuple):
     @property
     def relation(self) -> Relation:
         """A relation entry's relation."""
-        return _relation(json.loads(self.data))
+        return relation_of(json.loads(self.data))
 
 
 class Recorder:
@@ -171,7 +171,8 @@ def _whole(path: Path) -> int:
     return len(MAGIC) + sum(_HEAD.size + len(entry.data) for entry in entries(path))
 
 
-def _relation(document: dict[str, Any]) -> Relation:
+def relation_of(document: dict[str, Any]) -> Relation:
+    """A relation from what `dataclasses.asdict` made of it, through JSON."""
     columns = tuple(Column(**{**each, "type": _type(each["type"])}) for each in document["columns"])
     return Relation(
         **{

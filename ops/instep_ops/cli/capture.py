@@ -111,7 +111,7 @@ def audit(
 def status(source: SourceName = None, project: Project = HERE, as_json: Json = False) -> None:
     """Show where the capture of one source stands: lag at each step, slot, snapshot, rates, batches.
 
-    Exit code 0; 1 when the slot is near its limit, past it, or lost.
+    Exit code 0; 1 when the slot is near its limit, past it, or lost, or a table is stopped.
     """
     from instep_ops.capture import tables
     from instep_ops.cli.screen import show_json, show_table
@@ -126,9 +126,10 @@ def status(source: SourceName = None, project: Project = HERE, as_json: Json = F
         for title, columns, rows in tables(found):
             show_table(title, columns, rows)
     slot = found["slot"]
-    if slot is not None and slot["level"] != "fine":
-        if not as_json:
-            typer.echo(f"{slot['cause']} {slot['remedy']}")
+    ill = slot is not None and slot["level"] != "fine"
+    if ill and not as_json:
+        typer.echo(f"{slot['cause']} {slot['remedy']}")
+    if ill or found["stopped"]:
         raise typer.Exit(1)
 
 

@@ -14,6 +14,7 @@ from instep_schemas import records
 from instep_schemas.wire import Unencodable
 from instep_streams.capture.batch import Record
 from instep_streams.capture.tables import CapturedTable
+from instep_streams.capture.withheld import Withheld, held_record
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class DeadLetters:
         fault: Unencodable,
     ) -> Record:
         """The record of one refused change; the row goes along as JSON text, so that nothing is lost."""
+        if isinstance(fault, Withheld):
+            return held_record(self._source, table, position, op, old, new, fault)
         log.error("%s: a change at %s goes to %s: %s", table.name, position, self._topic, fault)
         names = [column.name for column in table.encoder.relation.columns]
         row = {"op": op.value, "before": _texts(names, old), "after": _texts(names, new)}

@@ -43,6 +43,12 @@ HEALTH: Final = Gauge(
 )
 
 
+HELD: Final = Gauge(
+    "instep_table_stopped", "1: the registry refuses the table's schema, and its changes wait.", ["source", "table"],
+    registry=METRICS,
+)  # fmt: skip
+
+
 def count_batch(source: str, entry: JournalEntry) -> None:
     """Count a committed batch."""
     if not entry.changes:

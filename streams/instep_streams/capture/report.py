@@ -18,6 +18,7 @@ from instep_connectors.postgres.session import connect, store_failure
 from instep_streams.capture.batch import captured_lsn
 from instep_streams.capture.history import recent, summed
 from instep_streams.capture.status import lag
+from instep_streams.capture.withheld import waiting
 
 
 def report(settings: Settings, source: str) -> dict[str, Any]:
@@ -27,7 +28,8 @@ def report(settings: Settings, source: str) -> dict[str, Any]:
         `state`: one sentence. `steps`: per step its position and how far it is behind the one before, in bytes of WAL
         and in seconds (None: not known). `slot`: health with `level`, `retained_bytes`, `limit_bytes`,
         `full_in_minutes`, `cause`, `remedy`; None without a slot. `snapshot`: the journal's opaque state while one is
-        under way, else empty. `recent`: see `Recent`.
+        under way, else empty. `recent`: see `Recent`. `stopped`: tables that wait for the registry, with how many
+        changes and why.
 
     Raises:
         InstepError, ConnectionError, TimeoutError: store or broker.
@@ -50,6 +52,10 @@ def report(settings: Settings, source: str) -> dict[str, Any]:
         "slot": None if slot is None or health is None else _slot(slot, health),
         "snapshot": entry.snapshot_state if entry is not None else "",
         "recent": found.to_dict(),
+        "stopped": [
+            {"table": table, "changes": each.changes, "reason": each.reason}
+            for table, each in waiting(settings.kafka, source, settled=False).items()
+        ],
     }
 
 

@@ -44,8 +44,9 @@ from instep_streams.capture.kafka import BatchPublisher, ensure_data_topic, ensu
 from instep_streams.capture.publishing import PublishingThread
 from instep_streams.capture.sidetopics import SideTopics
 from instep_streams.capture.snapshotting import Snapshotting
+from instep_streams.capture.stopped import StoppedTables
 from instep_streams.capture.streaming import Streaming
-from instep_streams.capture.tables import CapturedTable, Tables
+from instep_streams.capture.tables import CapturedTable, Incompatible, Tables
 from instep_streams.capture.task import Parts, Task
 from instep_streams.capture.transactions import Transactions
 
@@ -97,6 +98,7 @@ class Session:
         self._task = task
         self._own = task.own
         self._ready = ready
+        self._stopped: StoppedTables | None = None
 
     def run(self) -> None:
         """Capture until told to stop.
@@ -121,7 +123,7 @@ class Session:
 
     def _open_registry(self, stack: ExitStack) -> None:
         settings, source = self._task.settings.registry, self._task.source
-        self._registry = RegistryClient.of(settings)
+        self._registry = RegistryClient(settings.url, settings.user, settings.password.reveal())
         stack.callback(self._registry.close)
         self._entry_schema = self._registry.register(value_subject(journal_topic(source)), schema_text("journal_entry"))
         dead = value_subject(capture_dead_letter_topic(source))
@@ -214,6 +216,11 @@ class Session:
         if slot is None:
             raise slots.missing_slot(self._own.slot, captured)
         slots.check_resume(slot, captured, server.standby)
+        task = self._task
+        if task.compatible is None:
+            self._stopped = stopped = StoppedTables(task, self._parts)
+            last = stopped.release(last)
+            task = replace(task, idle=lambda seconds: self._task.idle(seconds) or stopped.due())
         if self._task.compatible is None:
             published = check_publication(self._control, self._own.publication, self._own.tables)
         elif publication_exists(self._control, self._own.publication):
@@ -224,7 +231,7 @@ class Session:
         incremental = self._incremental(last)
         transactions = Transactions(self._parts, self._recorded, self._relax, last, incremental)
         status_s = min(10.0, server.sender_timeout_s * 0.75) if server.sender_timeout_s else 10.0
-        self._streaming = Streaming(self._task, self._parts, replication, transactions, captured, status_s)
+        self._streaming = Streaming(task, self._parts, replication, transactions, captured, status_s)
         replication.start(self._own.slot, captured, self._own.publication)
         log.info("ready: %s streams from %s", self._task.source, format_lsn(captured))
         self._ready()
@@ -240,7 +247,15 @@ class Session:
         return Incremental(compatible, self._control, self._parts.tables, state)
 
     def _recorded(self, message: RelationMessage) -> CapturedTable | None:
-        table = self._describe(message)
+        try:
+            table = self._describe(message)
+        except Incompatible as exc:
+            if self._stopped is None:
+                raise
+            table = self._stopped.stop(exc.relation, exc)
+        else:
+            if table is not None and self._stopped is not None and self._stopped.holds(table.name):
+                table = self._stopped.stop(table.encoder.relation)
         if table is not None and self._task.recorder is not None:
             self._task.recorder.relation(table.encoder.relation)
         return table

@@ -40,6 +40,18 @@ class Registry(Protocol):
         ...
 
 
+class Incompatible(SourceError):
+    """The registry does not take a table's schema.
+
+    Attributes:
+        relation: the version of the table.
+    """
+
+    def __init__(self, cause: str, remedy: str, relation: Relation) -> None:
+        super().__init__(cause, remedy)
+        self.relation = relation
+
+
 @dataclass(frozen=True, slots=True)
 class CapturedTable:
     """One version of one table.
@@ -159,11 +171,11 @@ class Tables:
             reasons = self._registry.check(subject, text)
             if not reasons:
                 raise
-            raise SourceError(
+            raise Incompatible(
                 f"The table {relation.table} has changed in a way that readers of {subject} cannot follow: "
                 f"{reasons[0].rstrip('.')}.",
-                f"Undo the change, or set the compatibility of {subject} to NONE in the registry, and start capture "
-                "again: it goes on from exactly here.",
+                f"Set the compatibility of {subject} to NONE in the registry: the table goes on from exactly here.",
+                relation,
             ) from None
 
 

@@ -317,7 +317,11 @@ class Transactions:
             if dropped:
                 continue
             position = Position(self._epoch, self._lsn, seq)
-            value = table.encoder.envelope(Op.TRUNCATE, None, None, self._source, lsn, self._stamp, block)
+            try:
+                value = table.encoder.envelope(Op.TRUNCATE, None, None, self._source, lsn, self._stamp, block)
+            except Unencodable as fault:
+                self._reject(table, position, Op.TRUNCATE, None, None, fault)
+                continue
             add_truncate(self.batch, table, value, position, self._headers)
             if self._incremental is not None:
                 self._incremental.truncated(table)

@@ -1,0 +1,192 @@
+"""Changes of stopped tables, as they wait in `<source>.__held`: withheld from the table's topic, with all they need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from instep.change import ABSENT, Op, Position
+from instep.relation import Relation
+from instep.settings import KafkaSettings
+from instep.topics import held_topic
+from instep_connectors.kafka import RangeReader, end_offsets, partitions, read_topic, start_offsets
+from instep_connectors.kafka import Record as KafkaRecord
+from instep_connectors.postgres.pgoutput import RawRow
+from instep_connectors.postgres.recording import relation_of
+from instep_schemas.encode import Record as Encoded
+from instep_schemas.encode import TableEncoder
+from instep_schemas.envelope import SourceBlock
+from instep_schemas.wire import Unencodable, WireOptions
+from instep_streams.capture.batch import Record
+from instep_streams.capture.tables import CapturedTable
+
+
+class Withheld(Unencodable):
+    """A change of a table that is stopped.
+
+    Attributes:
+        source: its `source` block.
+        lsn: its own LSN.
+        description: the table's relation, with the first change behind a RELATION only.
+    """
+
+    def __init__(self, reason: str, source: SourceBlock, lsn: int | None, description: Relation | None) -> None:
+        super().__init__("", reason)
+        self.source = source
+        self.lsn = lsn
+        self.description = description
+
+
+class StoppedEncoder(TableEncoder):
+    """Encodes nothing: every change is withheld.
+
+    Args:
+        relation: the table as its rows are sent now.
+        options: of the source.
+        reason: why the table is stopped.
+    """
+
+    def __init__(self, relation: Relation, options: WireOptions, reason: str) -> None:
+        super().__init__(relation, options, None, None)
+        self._reason = reason
+        self._described = False
+
+    def records(self, op: Op, before: Any, after: Any, source: SourceBlock, lsn: int | None, *_: Any) -> list[Encoded]:
+        """Withhold a change.
+
+        Raises:
+            Withheld: always.
+        """
+        raise self._withheld(source, lsn)
+
+    def envelope(
+        self, op: Op, before: Any, after: Any, source: SourceBlock, lsn: int | None, *_: Any
+    ) -> bytes:  # fmt: skip
+        """Withhold a TRUNCATE.
+
+        Raises:
+            Withheld: always.
+        """
+        raise self._withheld(source, lsn)
+
+    def _withheld(self, source: SourceBlock, lsn: int | None) -> Withheld:
+        description = None if self._described else self.relation
+        self._described = True
+        return Withheld(self._reason, source, lsn, description)
+
+
+def held_record(
+    source: str,
+    table: CapturedTable,
+    position: Position,
+    op: Op,
+    old: RawRow | None,
+    new: RawRow | None,
+    fault: Withheld,
+) -> Record:
+    """The record of one withheld change."""
+    document = {
+        "op": op.value,
+        "old": _texts(old),
+        "new": _texts(new),
+        "position": str(position),
+        "lsn": fault.lsn,
+        "source": fault.source.arguments,
+        "reason": fault.reason,
+        "relation": None if fault.description is None else asdict(fault.description),
+    }
+    return Record(held_topic(source), table.name.encode(), json.dumps(document).encode(), [], 0)
+
+
+def _texts(row: RawRow | None) -> list[str | bool | None] | None:
+    """Cells as text; `false` is an unchanged TOAST value."""
+    if row is None:
+        return None
+    return [False if cell is ABSENT else cell if cell is None else _text(cell) for cell in row]
+
+
+def _text(cell: Any) -> str:
+    return bytes(cell).decode("utf-8", "surrogateescape")
+
+
+def raw_row(texts: list[str | bool | None] | None) -> RawRow | None:
+    """What `held_record` made cells of."""
+    if texts is None:
+        return None
+    return tuple(ABSENT if text is False else _cell(text) for text in texts)
+
+
+def _cell(text: Any) -> bytes | None:
+    return None if text is None else str(text).encode("utf-8", "surrogateescape")
+
+
+@dataclass(slots=True)
+class Waiting:
+    """What waits of one table.
+
+    Attributes:
+        changes: how many.
+        reason: why the table is stopped.
+        first: offset of the first change that waits.
+        relations: the versions of the table that the changes need, in order.
+    """
+
+    changes: int = 0
+    reason: str = ""
+    first: int = 0
+    relations: list[Relation] = field(default_factory=list)
+
+
+def waiting(kafka: KafkaSettings, source: str, *, settled: bool = True) -> dict[str, Waiting]:
+    """What waits, by table; usually nothing.
+
+    Args:
+        kafka: the brokers.
+        source: its name.
+        settled: wait for transactions that a killed capture left open (up to a minute), as a writer must.
+
+    Raises:
+        ConnectionError, TimeoutError: no broker answers.
+        KafkaFault: refused.
+    """
+    released: dict[str, int] = {}
+    changes: list[tuple[str, int, str, Relation]] = []
+    last: dict[str, Relation] = {}
+    for table, offset, document in held(kafka, source, settled=settled):
+        if "released" in document:  # it stands behind changes that it leaves waiting
+            released[table] = document["released"]
+            continue
+        if document["relation"] is not None:
+            last[table] = relation_of(document["relation"])
+        changes.append((table, offset, document["reason"], last[table]))
+    found: dict[str, Waiting] = {}
+    for table, offset, reason, relation in changes:
+        if offset < released.get(table, 0):
+            continue
+        each = found.setdefault(table, Waiting(first=offset))
+        each.changes += 1
+        each.reason = reason
+        if relation not in each.relations:
+            each.relations.append(relation)
+    return found
+
+
+def held(kafka: KafkaSettings, source: str, *, settled: bool = True) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Every record: its table, its offset, its document; arguments and errors as of `waiting`."""
+    topic = held_topic(source)
+    if not partitions(kafka, topic):
+        return
+    for record in read_topic(kafka, topic) if settled else _committed(kafka, topic):
+        if record.key is not None and record.value is not None:
+            yield record.key.decode(), record.offset, json.loads(record.value)
+
+
+def _committed(kafka: KafkaSettings, topic: str) -> Iterator[KafkaRecord]:
+    at = (topic, 0)
+    reader = RangeReader(kafka)
+    try:
+        yield from reader.read({at: (start_offsets(kafka, [at])[at], end_offsets(kafka, [at])[at])})
+    finally:
+        reader.close()
