@@ -6,6 +6,7 @@ completeness is proven against; the LSN and time → offset index that replay ne
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -71,6 +72,15 @@ class JournalEntry:
     more: bool = False
     snapshot: bool = False
     snapshot_state: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that is captured up to here is a state that the store once had: a place to show documents.
+
+        It is not within a transaction or a snapshot, nor while the first snapshot, cut off, is being finished beside the
+        stream.
+        """
+        return not self.more and not (self.snapshot_state and json.loads(self.snapshot_state).get("initial", False))
 
     @property
     def changes(self) -> int:

@@ -42,6 +42,16 @@ def capture_dead_letter_topic(source: str) -> str:
     return _INVALID.sub("_", f"{source}.__dead")
 
 
+def tables_topic(source: str) -> str:
+    """Which tables a source captures; compacted, by table."""
+    return _INVALID.sub("_", f"{source}.__tables")
+
+
+def commands_topic(source: str) -> str:
+    """What a person asked of a running capture; a logical message in the store tells when."""
+    return _INVALID.sub("_", f"{source}.__commands")
+
+
 def held_topic(source: str) -> str:
     """Changes of tables that are stopped until the registry takes their schemas."""
     return _INVALID.sub("_", f"{source}.__held")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from instep_connectors.postgres.guard import shown
@@ -23,6 +23,7 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
     batches = [*recent["batches"].items(), *latency] if recent["batches"]["count"] else []
     return [
         ("Steps", ("step", "position", "behind", "seconds"), steps),
+        ("Copies", ("table", "state", "rows", "of about", "rows/s", "seconds left"), _copies(found["snapshot"])),
         ("Slot", ("what", "value"), _slot(found["slot"])),
         (
             "Stopped tables",
@@ -32,6 +33,14 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
         (f"Tables, last {recent['seconds']:.0f} s", ("table", "changes/s", "changes"), rates),
         (f"Batches, last {recent['seconds']:.0f} s", ("what", "value"), batches),
     ]
+
+
+def _copies(copies: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+    def shown(each: Mapping[str, Any], name: str) -> Any:
+        return "?" if each[name] is None else each[name]
+
+    names = ("table", "state", "rows", "total", "rate", "left_s")
+    return [tuple(shown(each, name) for name in names) for each in copies]
 
 
 def _slot(slot: Mapping[str, Any] | None) -> list[tuple[str, Any]]:

@@ -197,6 +197,19 @@ def published_tables(conn: Connection, name: str) -> list[Published]:
     return tables if server >= 180000 else [_without_generated(conn, table) for table in tables]
 
 
+def places(conn: Connection, name: str) -> dict[int, int]:
+    """Per table OID what stands for its place in the publication: another one when it was taken out and put in again.
+
+    Tables that are in it with their schema, or with all others, have none.
+    """
+    rows = conn.execute(
+        "SELECT r.prrelid::bigint, r.oid::bigint FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid"
+        " WHERE p.pubname = %s",
+        (name,),
+    )
+    return dict(rows.fetchall())
+
+
 def _without_generated(conn: Connection, table: Published) -> Published:
     """Before PostgreSQL 18 the catalog names generated columns that the stream never sends."""
     if table.columns is None:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from instep.errors import ConfigError
+from instep_ops.cli.capture_snapshot import snapshot_app
 from instep_ops.cli.options import HERE, Json, Metrics, Project, open_running, pick
 from instep_ops.cli.runs import run_process
 
@@ -58,6 +60,9 @@ def capture(
         return
     settings = open_running(project)
     name = pick(settings.sources, source, "source")
+    if not settings.sources[name].journal:
+        why = f"sources.{name}.journal = false: Debezium writes its topics."
+        raise ConfigError(why, "There is nothing to capture.")
     from instep_streams.capture.process import run
 
     run_process(f"capture:{name}", lambda stop: run(settings, name, stop, None, record), metrics)
@@ -167,4 +172,5 @@ def register(app: typer.Typer) -> None:
     group.command(epilog="Example: instep capture audit shop --json")(audit)
     group.command(epilog="Example: instep capture status --json")(status)
     group.command(epilog="Example: instep capture recover shop")(recover)
+    group.add_typer(snapshot_app, name="snapshot")
     app.add_typer(group, name="capture")

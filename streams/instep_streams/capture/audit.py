@@ -29,7 +29,7 @@ from instep_streams.capture.batch import captured_lsn
 from instep_streams.capture.folding import Coverage, FoldedRow, Schemas, TableFold
 from instep_streams.capture.gap import gaps
 from instep_streams.capture.kafka import last_entry
-from instep_streams.capture.transactions import MESSAGE_PREFIX
+from instep_streams.capture.watermarks import MESSAGE_PREFIX
 from instep_streams.capture.withheld import waiting
 
 _MOST = 50
@@ -118,8 +118,7 @@ def audit(settings: Settings, source: str, wait_s: float = 60.0) -> Audit:
     check_chain(journal, result)
     held = waiting(settings.kafka, source)
     coverage = Coverage(journal)
-    own = settings.registry
-    schemas = Schemas(RegistryClient(own.url, own.user, own.password.reveal()))
+    schemas = Schemas(RegistryClient.of(settings.registry))
     try:
         for table, rows in store.rows.items():
             fold = TableFold(table, schemas, coverage, result.problem)
@@ -199,7 +198,7 @@ def _await_capture(settings: Settings, source: str, position: int, wait_s: float
     deadline = time.monotonic() + wait_s
     while True:
         entry = last_entry(settings.kafka, source)
-        if entry is not None and not entry.more and captured_lsn(entry) >= position:
+        if entry is not None and entry.whole and captured_lsn(entry) >= position:
             return
         if time.monotonic() > deadline:
             at = "nothing" if entry is None else format_lsn(captured_lsn(entry))

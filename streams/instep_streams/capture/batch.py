@@ -119,9 +119,9 @@ def captured_lsn(entry: JournalEntry) -> int:
     """The first LSN that the journal does not cover: where the slot may stand, and where streaming goes on.
 
     Commit LSNs are multiples of 8, so `last.lsn + 1` means "behind that transaction" without naming its end. A
-    transaction of which only a part is in (`more`) must be sent again.
+    transaction of which only a part is in (`more`) must be sent again; a snapshot holds whole ones only.
     """
-    return entry.last.lsn if entry.more else entry.last.lsn + 1
+    return entry.last.lsn if entry.more and not entry.snapshot else entry.last.lsn + 1
 
 
 def dropped_prefix(entry: JournalEntry | None) -> Callable[[int], int]:

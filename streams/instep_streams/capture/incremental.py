@@ -1,292 +1,390 @@
-"""Debezium's incremental snapshots: a signal row asks for tables, which are read in chunks while streaming goes on.
+"""Copies of tables in chunks while streaming goes on: asked for by a person, or of a table that is new.
 
-Around each chunk a row is written into the signal table. What the stream brings between the two rows is newer than
-what the chunk read, so those keys are taken out of it; the rest is written where the second row stands. How far it is
-goes into every journal entry: a kill costs one chunk.
+A chunk is read under a snapshot that sees everything streamed so far (`Fence`); then a watermark is written into the
+store, and the chunk's rows are written where the stream comes to it. What the stream brings in between is newer than
+the chunk or in it already. Of a table that was captured before, such keys are taken out of the chunk; of a first copy,
+see `copies`. How far it is goes into every journal entry: a kill costs one chunk.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 import time
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 import psycopg
-from psycopg import sql
 
-from instep.change import Op
-from instep.relation import Relation
-from instep_connectors.postgres.catalog import Catalog
+from instep.change import ABSENT, Op
+from instep.failpoints import hit
 from instep_connectors.postgres.pgoutput import RawRow
 from instep_connectors.postgres.publication import Published
-from instep_connectors.postgres.selection import matches, selected, with_columns
 from instep_connectors.postgres.session import passing
 from instep_connectors.postgres.slot import Connection
-from instep_connectors.postgres.snapshot import TextRow, copied_rows
-from instep_schemas.wire import Unencodable
-from instep_streams.capture.options import Compatible
+from instep_connectors.postgres.snapshot import TextRow
+from instep_streams.capture.chunking import AFTER_FAULT_S, ChunkReader, Later, Regions, key_of, texts_of
+from instep_streams.capture.commands import Command
+from instep_streams.capture.copies import Copies, Copy, Window
+from instep_streams.capture.fence import Fence
 from instep_streams.capture.tables import CapturedTable, Tables
+from instep_streams.capture.watermarks import Watermarks
 
 log = logging.getLogger(__name__)
 
-_OPEN, _CLOSE = "snapshot-window-open", "snapshot-window-close"
+_TELL_S: Final = 10.0
 
 
 class Due(NamedTuple):
-    """A row to write now, as read from the store."""
+    """A row to write now, as read from the store; None: the table's topic is to be cleared (TRUNCATE)."""
 
     table: CapturedTable
-    row: TextRow
+    row: TextRow | None
 
 
-@dataclass
-class _Request:
-    """One table to read.
+class Meeting(NamedTuple):
+    """What becomes of a change that the stream brings.
 
     Attributes:
-        table: `schema.table`.
-        condition: SQL text that its rows must meet, empty for all.
-        order: columns to read by instead of the key, empty for the key.
-        after: texts of the last key that was written, None at the start.
-        upto: texts of the greatest key there was when it began.
+        before: rows to write before it.
+        new: its new row, perhaps completed.
+        gone: only its row's old key is to be written, as deleted.
+        drop: nothing of it is to be written.
     """
 
-    table: str
-    condition: str = ""
-    order: list[str] = field(default_factory=list)
-    after: list[str] | None = None
-    upto: list[str] | None = None
+    before: Sequence[Due] = ()
+    new: RawRow | None = None
+    gone: bool = False
+    drop: bool = False
+
+
+_DROP: Final = Meeting(drop=True)
+_GONE: Final = Meeting(gone=True)
 
 
 class Incremental:
-    """Runs the snapshots that signals ask for.
+    """Runs the copies.
 
     Args:
-        settings: names the signal table.
         control: a connection in autocommit mode; used only in calls of the streaming thread.
         tables: makes captured tables.
-        state: from the last journal entry, empty for none.
+        published: gives the tables that may be copied, as they are now.
+        marks: writes watermarks.
+        copies: what is left to do.
+        chunk_rows: most rows of a chunk.
+        primary_first: see `Catalog`.
+
+    Methods raise ConnectionError when the store is gone for now, and what `Tables.captured` raises.
     """
 
-    def __init__(self, settings: Compatible, control: Connection, tables: Tables, state: str) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        control: Connection,
+        tables: Tables,
+        published: Callable[[], Sequence[Published]],
+        marks: Watermarks,
+        copies: Copies,
+        *,
+        chunk_rows: int,
+        primary_first: bool = False,
+    ) -> None:
         self._control = control
         self._tables = tables
-        known = json.loads(state).get("incremental", {}) if state else {}
-        self._todo = [_Request(**each) for each in known.get("todo", [])]
-        self._paused = bool(known.get("paused", False))
-        self._chunk = ""
-        self._opened = ""
-        self._open = False
-        self._window: dict[bytes, TextRow] = {}
-        self._table: CapturedTable | None = None
-        self._reading: _Request | None = None
-        self._read: list[str] | None = None
+        self._marks = marks
+        self._copies = copies
+        self._fence = Fence(control)
+        self._reader = ChunkReader(
+            control, published, self._fence, chunk_rows=chunk_rows, exhaust=marks.each, primary_first=primary_first
+        )
+        self._window: Window | None = None
+        self._mark = ""
+        self._opened = False
+        self._regions = Regions(control)
+        self._xid = 0
+        self._again_at = self._told_at = 0.0
+        self.watching = False
+        """Whether `begin`, `meet` and `change` have anything to do."""
 
     @property
-    def state(self) -> str:
-        """For the journal; empty when there is nothing to go on with."""
-        if not self._todo:
-            return ""
-        return json.dumps({"incremental": {"todo": [vars(each) for each in self._todo], "paused": self._paused}})
+    def copies(self) -> Copies:
+        """What is left to do."""
+        return self._copies
 
     def resume(self) -> None:
-        """Go on where the journal says."""
-        if self._todo:
-            self._read_chunk()
+        """Go on where the journal says, and start what was added."""
+        for copy in self._copies.todo:
+            # rows without a key cannot be told from those that came before: the topic begins anew
+            copy.clear = copy.clear or (copy.first and not copy.order)
+        if self._copies.todo:
+            self._start()
 
-    def change(
-        self, table: CapturedTable, op: Op, keys: Sequence[bytes | None], old: RawRow | None, new: RawRow | None
-    ) -> list[Due]:
-        """Look at a change that the stream brings, and give the rows whose turn it is behind it.
+    # ---- what is asked for
 
-        Raises:
-            ConnectionError: the store is gone for now.
-        """
-        if table.name == self._settings.signals:
-            return self._signal(table, op, new if new is not None else old)
-        if self._open and self._table is not None and table.name == self._table.name:
+    def obey(self, command: Command) -> None:
+        """Do what a person asks."""
+        copies = self._copies
+        if command.kind == "run":
+            self._run(command)
+        elif command.kind == "stop":
+            kept = [each for each in copies.todo if each.first or (command.tables and not command.names(each.table))]
+            for each in (each for each in copies.todo if each not in kept):
+                log.info("the copy of %s is stopped", each.table)
+            self._keep(kept)
+        elif command.kind == "pause":
+            copies.paused = True
+        elif copies.paused:
+            copies.paused = False
+            if self._window is None and copies.todo:
+                self._start()
+
+    def _run(self, command: Command) -> None:
+        known = self._reader.names()
+        for pattern in command.tables:
+            if not any(Command("run", (pattern,)).names(name) for name in known):
+                log.warning("%s matches no captured table: nothing of it is copied", pattern)
+        found = [name for pattern in command.tables for name in known if Command("run", (pattern,)).names(name)]
+        for name in dict.fromkeys(found):
+            if self._copies.of(name) is None:
+                copy = Copy(name, command.condition(name), list(command.order), request=command.request)
+                self._copies.todo.append(copy)
+        if self._copies.todo and not self.watching:
+            self._start()
+
+    def join(self, table: str, *, clear: bool) -> None:
+        """Copy a table whose rows were never captured; `clear`: its topic holds rows of another time."""
+        if self._copies.of(table) is None:
+            self._copies.todo.append(Copy(table, first=True, clear=clear))
+        if not self.watching:
+            self._start()
+
+    def leave(self, table: str) -> None:
+        """A table is not captured any more."""
+        self._keep([each for each in self._copies.todo if each.table != table])
+
+    def _keep(self, todo: list[Copy]) -> None:
+        self._copies.todo = todo
+        if self._window is not None and self._window.copy not in todo:
+            self._window = None
+            self._opened = self._opened and not self._marks.each
+            self._again_at = 0.0
+        self.watching = self.watching and bool(todo)
+
+    # ---- what the stream brings
+
+    def begin(self, xid: int) -> None:
+        """A transaction begins in the stream; `xid` of 32 bits."""
+        self._xid = xid
+        if self.watching and (self._window is not None or not self._copies.paused):  # else `_start` comes first
+            self._fence.streamed(xid)
+
+    def meet(self, table: CapturedTable, op: Op, old: RawRow | None, new: RawRow | None) -> Meeting | None:
+        """Decide on a change of the running transaction before it is written; None: as usual."""
+        copy = self._copies.of(table.name)
+        if copy is None or not copy.first:
+            return None
+        window = self._window if self._window is not None and self._window.copy is copy else None
+        if window is not None and window.view.sees(window.view.full(self._xid)):
+            unseen = None
+        else:
+            unseen = window
+        if not table.encoder.relation.key:
+            return Meeting(self._release(), new) if unseen else _DROP
+        before, after = texts_of(table, old), texts_of(table, new)
+        if new is None or after is None:
+            self._forget(unseen, copy, table, old, before)
+            return None
+        return self._arrive(copy, window, unseen, table, op, (old, new), (before, after))
+
+    def _arrive(
+        self,
+        copy: Copy,
+        window: Window | None,
+        unseen: Window | None,
+        table: CapturedTable,
+        op: Op,
+        rows: tuple[RawRow | None, RawRow],
+        keys: tuple[list[str] | None, list[str]],
+    ) -> Meeting:
+        """Decide on a change that leaves a row, of a table with a key; `unseen`: the chunk, if it does not have it."""
+        (old, new), (before, after) = rows, keys
+        moved = before is not None and before != after
+        ghost = (before if moved else after) in copy.ghosts
+        if op is Op.CREATE and ghost:
+            copy.ghosts.remove(after)
+            ghost = False
+        if not self._regions.admits(copy, window, table, after, self._xid) or (ghost and not moved):
+            if moved:
+                self._forget(unseen, copy, table, old, before)
+            return _GONE if moved else _DROP
+        due = self._take(unseen, table, [new, old] if moved else [new])
+        if moved and not due and (ghost or not self._regions.admits(copy, window, table, before or [], self._xid)):
+            self._forget(unseen, copy, table, old, before)
+            completed = self._regions.completed(table, new) if ABSENT in new else new
+            if completed is None:
+                copy.ghosts.append(after)
+                return _GONE
+            new = completed
+        return Meeting(due, new)
+
+    def _forget(
+        self, unseen: Window | None, copy: Copy, table: CapturedTable, old: RawRow | None, key: list[str] | None
+    ) -> None:
+        """A row goes: neither its place in the chunk nor what is known of it matters any more."""
+        if unseen is not None and old is not None:
+            unseen.rows.pop(key_of(table, old), None)
+        if key in copy.ghosts and key is not None:
+            copy.ghosts.remove(key)
+            self._settle(copy)
+
+    def change(self, table: CapturedTable, keys: Sequence[bytes | None]) -> None:
+        """A change was written: of a table that was captured before, the chunk's row is older."""
+        window = self._window
+        if window is not None and not window.copy.first and table.name == window.table.name:
             for key in keys:
                 if key is not None:
-                    self._window.pop(key, None)
-        return []
+                    window.rows.pop(key, None)
 
     def truncated(self, table: CapturedTable) -> None:
         """A table was emptied: nothing of it may come behind that."""
-        if self._open and self._table is not None and table.name == self._table.name:
-            self._window.clear()
+        window = self._window
+        copy = self._copies.of(table.name)
+        if copy is not None:
+            copy.ghosts.clear()
+            self._settle(copy)
+        if window is not None and table.name == window.table.name:
+            if not window.copy.first or not window.view.sees(window.view.full(self._xid)):
+                window.rows.clear()
 
-    # ---- signals
-
-    def _signal(self, table: CapturedTable, op: Op, row: RawRow | None) -> list[Due]:
-        if row is None or op not in (Op.CREATE, Op.DELETE) or len(row) < 3:
+    def passed(self, mark: str, *, opened: bool = False) -> list[Due]:
+        """The stream has come to a watermark; gives the rows whose turn it is."""
+        if opened:
+            cleared = [copy for copy in self._copies.todo if copy.clear]
+            due = [Due(table, None) for copy in cleared if (table := self._captured(copy)) is not None]
+            for copy in cleared:
+                copy.clear = False
+            if cleared:
+                self._next()
+            return due
+        if mark != self._mark or not self._opened:
             return []
-        name, kind, data = (each.decode() if isinstance(each, bytes) else "" for each in row[:3])
-        if op is Op.DELETE:
-            closed = self._settings.delete_window and name == f"{self._chunk}-open"
-            return self._closed() if closed else []
-        if kind in (_OPEN, _CLOSE):
-            if name == f"{self._chunk}-open":
-                self._open = True
-            return self._closed() if name == f"{self._chunk}-close" else []
-        try:
-            self._obey(kind, json.loads(data or "{}"))
-        except (ValueError, TypeError, KeyError, AttributeError, re.error) as exc:
-            log.warning("the signal %s (%s) is not understood and is ignored: %s", name, kind, exc)
-        return []
+        self._opened = not self._marks.each
+        due = self._release()
+        window, self._window, self._mark = self._window, None, ""
+        if window is not None:
+            self._advance(window)
+            hit("capture.chunk")
+        self._next()
+        return due
 
-    def _obey(self, kind: str, data: dict[str, Any]) -> None:
-        patterns = [str(each) for each in data.get("data-collections") or ()]
-        if kind == "execute-snapshot":
-            if str(data.get("type", "incremental")).lower() != "incremental":
-                raise ValueError(f"snapshots of the type {data['type']} are not done here")
-            self._add(patterns, data)
-        elif kind == "stop-snapshot":
-            self._stop(patterns)
-        elif kind == "pause-snapshot":
-            self._paused = True
-        elif kind == "resume-snapshot" and self._paused:
-            self._paused = False
-            if not self._chunk:
-                self.resume()
-        elif kind == "log":
-            log.info("%s", data.get("message", ""))
+    def tick(self) -> None:
+        """Between two transactions: try again what could not be done."""
+        if self.watching and self._window is None and time.monotonic() >= self._again_at:
+            self._next()
 
-    def _add(self, patterns: list[str], data: dict[str, Any]) -> None:
-        running = bool(self._todo)
-        known = [table.table for table in selected(self._control, self._settings.selection)]
-        conditions = {
-            str(each["data-collection"]): str(each.get("filter", ""))
-            for each in data.get("additional-conditions") or ()
-        }
-        order = [str(data["surrogate-key"])] if data.get("surrogate-key") else []
-        for pattern in patterns:
-            found = [name for name in known if matches((pattern,), name)]
-            if not found:
-                log.warning("the signal's data collection %s matches no captured table", pattern)
-            waiting = {each.table for each in self._todo}
-            for name in found:
-                if name not in waiting:
-                    condition = next((c for p, c in conditions.items() if matches((p,), name)), "")
-                    self._todo.append(_Request(name, condition, list(order)))
-        if self._todo and not running:
-            self._read_chunk()
+    # ---- first copies
 
-    def _stop(self, patterns: list[str]) -> None:
-        current = self._todo[0].table if self._todo else ""
-        self._todo = [each for each in self._todo if patterns and not matches(patterns, each.table)]
-        if not self._todo or self._todo[0].table != current:
-            self._window.clear()
+    def _take(self, window: Window | None, table: CapturedTable, rows: Sequence[RawRow | None]) -> list[Due]:
+        """Take out of the chunk what must be written before a newer change of the same row."""
+        due: list[Due] = []
+        for row in rows:
+            held = None if window is None or row is None else window.rows.pop(key_of(table, row), None)
+            if held is not None and window is not None:
+                window.copy.rows += 1
+                due.append(Due(window.table, held))
+        return due
+
+    def _release(self) -> list[Due]:
+        """What is left of the chunk."""
+        window = self._window
+        if window is None:
+            return []
+        rows = list(window.rows.values())
+        window.rows.clear()
+        window.copy.rows += len(rows)
+        return [Due(window.table, row) for row in rows]
 
     # ---- chunks
 
-    def _closed(self) -> list[Due]:
-        """The window is over: what is left of it is due, and the next chunk is read."""
-        table, rows = self._table, list(self._window.values())
-        self._open, self._window, self._chunk = False, {}, ""
-        if self._reading is not None and self._read is not None:
-            self._reading.after = self._read
-        self._read_chunk()
-        return [] if table is None else [Due(table, row) for row in rows]
+    def _start(self) -> None:
+        self.watching, self._opened = True, False
+        self._fence.start()
+        self._told_at = time.monotonic()
+        self._next()
 
-    def _read_chunk(self) -> None:
-        self._read = None
-        if not self._todo or self._paused:
+    def _next(self) -> None:
+        """Read the next chunk, if there is one and its turn has come."""
+        copies = self._copies
+        self.watching = bool(copies.todo)
+        copies.initial = copies.initial and self.watching
+        if self._window is not None or copies.next is None or copies.paused:
             return
-        self._chunk, self._open, self._window = str(uuid.uuid4()), False, {}
-        self._opened = _now()
+        clear = any(copy.clear for copy in copies.todo)
         try:
-            self._write(f"{self._chunk}-open", _OPEN, {"openWindowTimestamp": self._opened})
-            while self._todo and not self._fill(self._todo[0]):
-                log.info("incremental snapshot of %s is complete", self._todo.pop(0).table)
-            self._close()
+            if clear or not self._opened:
+                self._mark, self._opened = str(uuid.uuid4()), True
+                self._fence.mark(self._marks.open(self._mark))
+            if clear:
+                self._again_at = time.monotonic() + AFTER_FAULT_S  # the stream comes to it before that
+                return
+            self._read_next()
         except psycopg.Error as exc:
             raise passing(exc) from exc
 
-    def _close(self) -> None:
-        if self._settings.delete_window:
-            table = sql.Identifier(*self._settings.signals.split(".", 1))
-            self._control.execute(sql.SQL("DELETE FROM {} WHERE id = %s").format(table), (f"{self._chunk}-open",))
+    def _read_next(self) -> None:
+        copies, window = self._copies, None
+        if not self._marks.each:
+            self._mark = str(uuid.uuid4())
+        try:
+            while (copy := copies.next) is not None and (window := self._read(copy)) is None:
+                copies.todo.remove(copy)
+        except Later as exc:
+            self._again_at = time.monotonic() + exc.seconds
+            if exc.rotate and copy is not None:
+                copies.todo.remove(copy)
+                copies.todo.append(copy)
             return
-        times = {"openWindowTimestamp": self._opened, "closeWindowTimestamp": _now()}
-        self._write(f"{self._chunk}-close", _CLOSE, times)
+        self._window = window
+        self.watching = bool(copies.todo)
+        if window is not None or self._marks.each:
+            self._marks.close(self._mark)
 
-    def _write(self, name: str, kind: str, data: dict[str, str]) -> None:
-        table = sql.Identifier(*self._settings.signals.split(".", 1))
-        self._control.execute(
-            sql.SQL("INSERT INTO {} VALUES (%s, %s, %s)").format(table), (name, kind, json.dumps(data))
-        )  # fmt: skip
+    def _read(self, copy: Copy) -> Window | None:
+        """Read the copy's next chunk; None when there is nothing to read."""
+        chunk = self._reader.read(copy)
+        while chunk is not None and not chunk.rows and not copy.first:  # the range holds nothing
+            copy.ranges.pop(0)
+            if not copy.ranges:
+                log.info("copied %s: %d rows", copy.table, copy.rows)
+                return None
+            chunk = self._reader.read(copy)
+        if chunk is None:
+            return None
+        self._regions.forget(copy)
+        table = self._tables.captured(chunk.relation)
+        rows: dict[bytes, TextRow] = {}
+        for row in chunk.rows:
+            rows[key_of(table, row) if chunk.relation.key else b"%d" % len(rows)] = row
+        return Window(self._mark, copy, chunk.view, table, rows, chunk.last, chunk.upto)
 
-    def _fill(self, request: _Request) -> bool:
-        """Read the request's next chunk into the window; false when there is nothing left to read."""
-        published, relation = self._describe(request.table)
-        order = request.order or list(relation.key if relation else ())
-        if published is None or relation is None or not order:
-            log.warning("%s is gone or has no key: its incremental snapshot is left out", request.table)
-            return False
-        if request.upto is None:
-            last = self._select(published, relation, order, request, descending=True)
-            if not last:
-                return False
-            request.upto = _texts(relation, order, last[-1])
-        rows = self._select(published, relation, order, request)
-        if not rows:
-            return False
-        self._table = table = self._tables.captured(relation)
-        for row in rows:
-            try:
-                key = table.encoder.key(row)
-            except Unencodable:  # it goes to the dead letters in its turn
-                key = None
-            self._window[key if key is not None else repr(row).encode()] = row
-        self._reading, self._read = request, _texts(relation, order, rows[-1])
-        return True
+    def _advance(self, window: Window) -> None:
+        """The chunk is written."""
+        copy = window.copy
+        window.close()
+        self._settle(copy)
+        if copy.ranges and time.monotonic() - self._told_at >= _TELL_S:
+            self._told_at = time.monotonic()
+            log.info("copying %s: %d rows of about %s", copy.table, copy.rows, copy.total or "?")
 
-    def _describe(self, name: str) -> tuple[Published | None, Relation | None]:
-        known = [table for table in selected(self._control, self._settings.selection) if table.table == name]
-        for published in with_columns(self._control, known):
-            catalog = Catalog(self._control, primary_first=True)
-            return published, catalog.relations({published.oid: published.columns}).get(published.oid)
-        return None, None
+    def _settle(self, copy: Copy) -> None:
+        """Strike the copy off the list when nothing of it is left."""
+        if not copy.ranges and not copy.ghosts and copy in self._copies.todo:
+            self._copies.todo.remove(copy)
+            self._regions.forget(copy)
+            log.info("copied %s: %d rows", copy.table, copy.rows)
 
-    def _select(
-        self, table: Published, relation: Relation, order: list[str], request: _Request, *, descending: bool = False
-    ) -> list[TextRow]:
-        columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in relation.columns)
-        key = sql.SQL(", ").join(map(sql.Identifier, order))
-        conditions: list[sql.Composable] = [
-            sql.SQL(f"({text})") for text in (table.row_filter, request.condition) if text
-        ]
-        for sign, bound in ((">", request.after), ("<=", request.upto)):
-            if bound is not None:
-                values = sql.SQL(", ").join(sql.Literal(text) for text in bound)
-                conditions.append(sql.SQL("({}) {} ({})").format(key, sql.SQL(sign), values))
-        where = sql.SQL(" WHERE ") + sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("")
-        direction = sql.SQL(" DESC" if descending else "")
-        by = sql.SQL(", ").join(sql.Identifier(name) + direction for name in order)
-        query = sql.SQL("SELECT {} FROM {}{} ORDER BY {} LIMIT {}").format(
-            columns,
-            sql.Identifier(table.schema, table.name),
-            where,
-            by,
-            sql.Literal(1 if descending else self._settings.chunk_rows),
-        )
-        return list(copied_rows(self._control, query))
-
-
-def _texts(relation: Relation, order: list[str], row: TextRow) -> list[str]:
-    names = [column.name for column in relation.columns]
-    cells = (row[names.index(name)] for name in order)
-    return ["" if cell is None else cell.decode() for cell in cells]
-
-
-def _now() -> str:
-    stamp = time.time_ns()
-    seconds = datetime.fromtimestamp(stamp // 1_000_000_000, UTC)
-    return f"{seconds:%Y-%m-%dT%H:%M:%S}.{stamp % 1_000_000_000:09d}Z"
+    def _captured(self, copy: Copy) -> CapturedTable | None:
+        try:
+            found = self._reader.described(copy)
+        except psycopg.Error as exc:
+            raise passing(exc) from exc
+        return None if found is None else self._tables.captured(found[1])

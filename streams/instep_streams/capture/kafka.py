@@ -10,7 +10,7 @@ from typing import Final
 from instep.failpoints import hit
 from instep.journal import JournalEntry, TopicPartition
 from instep.settings import KafkaSettings
-from instep.topics import capture_dead_letter_topic, held_topic, journal_topic
+from instep.topics import capture_dead_letter_topic, commands_topic, held_topic, journal_topic, tables_topic
 from instep_connectors.kafka import OutRecord, Publisher, TopicSpec, ensure_topics, last_record, partitions
 from instep_schemas.records import decode_journal, encode_journal, frame, unframe
 from instep_streams.capture.batch import Batch, Origin
@@ -45,14 +45,15 @@ def keeping(kafka: KafkaSettings) -> dict[str, str]:
 
 
 def ensure_own_topics(kafka: KafkaSettings, source: str) -> None:
-    """Create the journal, the dead letters and what stopped tables hold.
+    """Create the journal, the dead letters, the list of tables and the commands.
 
     Raises:
         ConnectionError, TimeoutError: no broker answers.
         KafkaFault: refused.
     """
-    names = (journal_topic(source), capture_dead_letter_topic(source), held_topic(source))
-    ensure_topics(kafka, [TopicSpec(name, 1, keeping(kafka)) for name in names])
+    names = (journal_topic(source), capture_dead_letter_topic(source), held_topic(source), commands_topic(source))
+    specs = [TopicSpec(name, 1, keeping(kafka)) for name in names]
+    ensure_topics(kafka, [*specs, TopicSpec(tables_topic(source), 1, {"cleanup.policy": "compact"})])
 
 
 def ensure_data_topic(kafka: KafkaSettings, topic: str, wanted: int) -> int:
@@ -136,7 +137,7 @@ class BatchPublisher:
         self, batch: Batch, starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
     ) -> OutRecord:
         hit("capture.before_entry")
-        own = (capture_dead_letter_topic(self._source), held_topic(self._source))
+        own = (capture_dead_letter_topic(self._source), held_topic(self._source), tables_topic(self._source))
         data = {at: end for at, end in ends.items() if at[0] not in own}
         entry = self._origin.entry(self._number + 1, batch, {at: starts[at] for at in data}, data)
         self._entry = entry

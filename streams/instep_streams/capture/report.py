@@ -16,6 +16,7 @@ from instep_connectors.postgres import slot as slots
 from instep_connectors.postgres.guard import Health, judge
 from instep_connectors.postgres.session import connect, store_failure
 from instep_streams.capture.batch import captured_lsn
+from instep_streams.capture.control import progressing
 from instep_streams.capture.history import recent, summed
 from instep_streams.capture.status import lag
 from instep_streams.capture.withheld import waiting
@@ -27,9 +28,9 @@ def report(settings: Settings, source: str) -> dict[str, Any]:
     Returns:
         `state`: one sentence. `steps`: per step its position and how far it is behind the one before, in bytes of WAL
         and in seconds (None: not known). `slot`: health with `level`, `retained_bytes`, `limit_bytes`,
-        `full_in_minutes`, `cause`, `remedy`; None without a slot. `snapshot`: the journal's opaque state while one is
-        under way, else empty. `recent`: see `Recent`. `stopped`: tables that wait for the registry, with how many
-        changes and why.
+        `full_in_minutes`, `cause`, `remedy`; None without a slot. `snapshot`: per table how far its copy is
+        (`TableProgress`), its `rate` in rows/s and `left_s`, while one is under way. `recent`: see `Recent`. `stopped`:
+        tables that wait for the registry, with how many changes and why.
 
     Raises:
         InstepError, ConnectionError, TimeoutError: store or broker.
@@ -50,7 +51,7 @@ def report(settings: Settings, source: str) -> dict[str, Any]:
         "state": _state(slot, entry),
         "steps": _steps(entry, slot, current),
         "slot": None if slot is None or health is None else _slot(slot, health),
-        "snapshot": entry.snapshot_state if entry is not None else "",
+        "snapshot": progressing([(each.at, each.entry.snapshot_state) for each in written]),
         "recent": found.to_dict(),
         "stopped": [
             {"table": table, "changes": each.changes, "reason": each.reason}

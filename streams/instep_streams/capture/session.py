@@ -26,7 +26,6 @@ from instep_connectors.postgres.publication import (
     matcher,
     missing_publication,
     publication_exists,
-    published_tables,
 )
 from instep_connectors.postgres.recording import RecordedConnection
 from instep_connectors.postgres.replication import ReplicationConnection
@@ -37,9 +36,10 @@ from instep_schemas.client import RegistryClient
 from instep_schemas.records import schema_text
 from instep_schemas.wire import WireOptions
 from instep_streams.capture.batch import Origin, captured_lsn
+from instep_streams.capture.beside import Beside
+from instep_streams.capture.copies import Copies
 from instep_streams.capture.deadletters import DeadLetters
 from instep_streams.capture.gap import Gap
-from instep_streams.capture.incremental import Incremental
 from instep_streams.capture.kafka import BatchPublisher, ensure_data_topic, ensure_own_topics, largest_value, last_entry
 from instep_streams.capture.publishing import PublishingThread
 from instep_streams.capture.sidetopics import SideTopics
@@ -62,13 +62,15 @@ class Start(Enum):
     FIRST = auto()
     """Nothing was ever captured: slot and snapshot."""
     AGAIN = auto()
-    """A snapshot was not finished, and its view of the store is gone: new slot, new snapshot."""
+    """A snapshot was not finished, and cannot be: new slot, new snapshot."""
+    FINISH = auto()
+    """A snapshot was not finished: stream, and copy beside it what is left."""
     STREAM = auto()
     """Go on behind the last journal entry."""
 
 
-def choose_start(slot: str, slot_exists: bool, last: JournalEntry | None) -> Start:
-    """Decide from the journal and the slot.
+def choose_start(slot: str, slot_exists: bool, last: JournalEntry | None, standby: bool = False) -> Start:
+    """Decide from the journal and the slot; a standby takes no watermarks.
 
     Raises:
         SourceError: one of the two is missing, so that changes may be lost.
@@ -78,7 +80,8 @@ def choose_start(slot: str, slot_exists: bool, last: JournalEntry | None) -> Sta
             raise slots.unknown_slot(slot)
         return Start.FIRST
     if last.snapshot and last.more:
-        return Start.AGAIN
+        begun = Copies.parse(last.snapshot_state).initial
+        return Start.FINISH if begun and slot_exists and not standby else Start.AGAIN
     if last.more and Gap.of(last) is not None:
         raise SourceError("A recovery was cut off.", "`instep capture recover` does it again.")
     if not slot_exists:
@@ -123,7 +126,7 @@ class Session:
 
     def _open_registry(self, stack: ExitStack) -> None:
         settings, source = self._task.settings.registry, self._task.source
-        self._registry = RegistryClient(settings.url, settings.user, settings.password.reveal())
+        self._registry = RegistryClient.of(settings)
         stack.callback(self._registry.close)
         self._entry_schema = self._registry.register(value_subject(journal_topic(source)), schema_text("journal_entry"))
         dead = value_subject(capture_dead_letter_topic(source))
@@ -148,8 +151,8 @@ class Session:
         stack.callback(publishing.close)
         stack.callback(self._publisher.close)  # first: it makes a publishing thread that waits for Kafka give up
         self._parts = self._make_parts(publishing, server.database, epoch)
-        start = choose_start(self._own.slot, self._look(server.database, last), last)
-        if start is not Start.STREAM:
+        start = choose_start(self._own.slot, self._look(server.database, last), last, server.standby)
+        if start in (Start.FIRST, Start.AGAIN):
             published = self._publish()
             check_readable(self._control, published)
             last = Snapshotting(self._task, self._parts, replication, published).run(last)
@@ -222,29 +225,18 @@ class Session:
             last = stopped.release(last)
             task = replace(task, idle=lambda seconds: self._task.idle(seconds) or stopped.due())
         if self._task.compatible is None:
-            published = check_publication(self._control, self._own.publication, self._own.tables)
-        elif publication_exists(self._control, self._own.publication):
-            published = published_tables(self._control, self._own.publication)
-        else:
+            check_publication(self._control, self._own.publication, self._own.tables)
+        elif not publication_exists(self._control, self._own.publication):
             raise missing_publication(self._own.publication)
-        self._known = {table.oid for table in published}
-        incremental = self._incremental(last)
-        transactions = Transactions(self._parts, self._recorded, self._relax, last, incremental)
+        self._beside = Beside(self._task, self._parts, last, standby=server.standby)
+        transactions = Transactions(self._parts, self._recorded, self._relax, last, self._beside)
         status_s = min(10.0, server.sender_timeout_s * 0.75) if server.sender_timeout_s else 10.0
         self._streaming = Streaming(task, self._parts, replication, transactions, captured, status_s)
         replication.start(self._own.slot, captured, self._own.publication)
         log.info("ready: %s streams from %s", self._task.source, format_lsn(captured))
         self._ready()
-        if incremental is not None:
-            incremental.resume()
+        self._beside.resume()
         self._streaming.run()
-
-    def _incremental(self, last: JournalEntry) -> Incremental | None:
-        compatible = self._task.compatible
-        if compatible is None or not compatible.signals:
-            return None
-        state = "" if last.snapshot else last.snapshot_state
-        return Incremental(compatible, self._control, self._parts.tables, state)
 
     def _recorded(self, message: RelationMessage) -> CapturedTable | None:
         try:
@@ -261,15 +253,8 @@ class Session:
         return table
 
     def _describe(self, message: RelationMessage) -> CapturedTable | None:
-        if not self._parts.tables.wanted(message):
+        if not self._parts.tables.wanted(message) or not self._beside.described(message):
             return None
-        if message.oid not in self._known:
-            self._known.add(message.oid)
-            log.warning(
-                "%s.%s joined the publication: its changes are captured from here on, its rows from before are not",
-                message.schema,
-                message.name,
-            )
         catalog = Catalog(self._control, primary_first=self._task.compatible is not None)
         return self._patiently(lambda: self._parts.tables.captured(catalog.joined(message)))
 

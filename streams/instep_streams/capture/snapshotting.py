@@ -24,7 +24,7 @@ from instep.failpoints import hit
 from instep.journal import JournalEntry
 from instep.relation import Relation
 from instep_connectors.postgres import slot as slots
-from instep_connectors.postgres.publication import Published
+from instep_connectors.postgres.publication import Published, places
 from instep_connectors.postgres.replication import NewSlot, ReplicationConnection
 from instep_connectors.postgres.selection import matches
 from instep_connectors.postgres.session import passing
@@ -32,6 +32,7 @@ from instep_connectors.postgres.snapshot import Snapshot, TextRow
 from instep_schemas.envelope import SourceBlock, time_stamp
 from instep_schemas.wire import Unencodable
 from instep_streams.capture.batch import READ, REJECTED, Batch
+from instep_streams.capture.members import Members
 from instep_streams.capture.streaming import MAX_BATCH_BYTES
 from instep_streams.capture.tables import CapturedTable
 from instep_streams.capture.task import Parts, Task
@@ -134,6 +135,7 @@ class Snapshotting:
             )  # fmt: skip
             relations = snapshot.relations(self._published, primary_first=compatible is not None)
             tables = self._capture(relations)
+            self._join()
             if clear and not (compatible and Op.TRUNCATE in compatible.skipped):
                 self._clear(tables, source, new.lsn)
             self._copy_tables(self._all_rows(snapshot, relations, tables), source, new.lsn)
@@ -154,6 +156,13 @@ class Snapshotting:
         for published in self._published:
             self._parts.tables.check(relations[published.oid])
         return {}
+
+    def _join(self) -> None:
+        """Say that the tables are captured: what joins later is copied beside the stream."""
+        if self._parts.compatible is None:
+            members = Members(self._task.source, {})
+            members.seed(self._published, places(self._parts.control, self._task.own.publication))
+            self._batch.records += members.records()
 
     def _clear(self, tables: Mapping[int, CapturedTable], source: SourceBlock, lsn: int) -> None:
         for table in tables.values():

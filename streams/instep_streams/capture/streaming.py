@@ -22,7 +22,8 @@ from instep_streams.capture.batch import Batch, captured_lsn
 from instep_streams.capture.meters import count_batch
 from instep_streams.capture.publishing import PublishingThread
 from instep_streams.capture.task import Parts, Task
-from instep_streams.capture.transactions import MESSAGE_PREFIX, Transactions
+from instep_streams.capture.transactions import Transactions
+from instep_streams.capture.watermarks import MESSAGE_PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +169,7 @@ class Streaming:
         if now - self._status_at >= self._status_s:
             self._send_status(ask=True)
         self._tell(now)
+        self._transactions.tick()
         if not self._idle():
             return
         quiet = now - self._moved_at >= self._settings.heartbeat_s

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ from instep.change import ABSENT, POSITION_HEADER, Op, Position
 from instep.journal import JournalEntry
 from instep_connectors.postgres import pgoutput
 from instep_connectors.postgres.pgoutput import RawRow
+from instep_schemas.encode import NEW_KEY
 from instep_schemas.encode import Record as Encoded
 from instep_schemas.envelope import SourceBlock, time_stamp
 from instep_schemas.wire import Unencodable
@@ -26,13 +27,13 @@ from instep_streams.capture.batch import (
     Record,
     dropped_prefix,
 )
-from instep_streams.capture.incremental import Due, Incremental
+from instep_streams.capture.beside import Beside
+from instep_streams.capture.chunking import with_key
+from instep_streams.capture.incremental import Due
 from instep_streams.capture.sidetopics import SideTopics, TransactionCounter
 from instep_streams.capture.tables import CapturedTable
 from instep_streams.capture.task import Parts
-
-MESSAGE_PREFIX: Final = "instep"
-"""Logical messages with this prefix are ours: they carry no change, only ask for a journal entry."""
+from instep_streams.capture.watermarks import MESSAGE_PREFIX
 
 _KIND: Final = {Op.READ: READ, Op.CREATE: CREATE, Op.UPDATE: UPDATE, Op.DELETE: DELETE}
 
@@ -47,7 +48,7 @@ class Transactions:
         describe: gives the captured table of a RELATION message, None when the settings leave it out.
         relax: gives a table again with a column that may be null.
         last: the journal's last entry: what it holds is dropped.
-        incremental: runs the snapshots that signals in the stream ask for.
+        beside: what runs beside the stream.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Transactions:
         describe: Describe,
         relax: Callable[[CapturedTable, str], CapturedTable],
         last: JournalEntry | None,
-        incremental: Incremental | None = None,
+        beside: Beside | None = None,
     ) -> None:
         self._options = options = parts.options
         self._epoch = parts.epoch
@@ -65,7 +66,7 @@ class Transactions:
         self._describe = describe
         self._relax = relax
         self._dropped = dropped_prefix(last)
-        self._incremental = incremental
+        self._beside = beside
         self._unfinished = last.last.lsn if last is not None and last.more else None
         self._tables: dict[int, CapturedTable | None] = {}
         self._undescribed: dict[int, pgoutput.RelationMessage] = {}
@@ -110,11 +111,17 @@ class Transactions:
         """
         self._feeders[type(message)](message, lsn)
 
+    def tick(self) -> None:
+        """Between two transactions: what runs beside the stream goes on."""
+        if self._beside is not None and not self.open:
+            self._beside.tick()
+
     def take(self) -> Batch:
         """The batch so far, and begin a new one. In the middle of a transaction it is marked to go on (`more`)."""
         batch, self.batch, self.due = self.batch, Batch(), False
-        if self._incremental is not None:
-            batch.snapshot_state = self._incremental.state
+        if self._beside is not None:
+            batch.snapshot_state = self._beside.state
+            batch.records += self._beside.records()
         batch.more = self.open and batch.last is not None and batch.last.lsn == self._lsn
         if batch.last is not None:
             self._unfinished = self._lsn if batch.more else None
@@ -128,6 +135,8 @@ class Transactions:
         self._skip = self._dropped(begin.lsn)
         if self._counter is not None:
             self._counter.start(begin.xid, begin.committed_us)
+        if self._beside is not None:
+            self._beside.begin(begin.xid)
         self._stamp = time_stamp(time.time_ns())
         self._source = SourceBlock(
             self._options, committed_us=begin.committed_us, transaction=begin.xid, last_commit=self._last_commit
@@ -147,11 +156,8 @@ class Transactions:
         if self._counter is not None and self._counter.begun:
             self.batch.records += self._counter.end(commit.end_lsn)
             self.batch.pass_by(Position(self._epoch, self._lsn, max(self._seq - 1, 0)), self._committed_us)
-        if self._ours:
-            self.due = True
-            self.batch.pass_by(Position(self._epoch, self._lsn, self._seq), self._committed_us)
-        elif self._unfinished == self._lsn and self.batch.last is None:
-            # all of it is in the journal, which does not know yet that it ends there
+        # ours asks for an entry; or all of it is in the journal, which does not know yet that it ends there
+        if self._ours or (self._unfinished == self._lsn and self.batch.last is None):
             self.due = True
             self.batch.pass_by(Position(self._epoch, self._lsn, max(self._seq - 1, 0)), self._committed_us)
 
@@ -163,7 +169,7 @@ class Transactions:
 
     def _message(self, message: pgoutput.LogicalMessage, lsn: int) -> None:
         if message.prefix == MESSAGE_PREFIX:
-            self._ours = self._ours or message.transactional
+            self._obey(message)
         elif self._side is not None and message.transactional:
             self._own_message(self._side, message)
         elif self._side is not None and self._dropped(message.lsn) == 0 and self._side.wants(message):
@@ -175,6 +181,13 @@ class Transactions:
             )  # fmt: skip
             self.batch.records.append(self._side.message(message, source, b"\x00"))
             self.batch.reach(Position(self._epoch, message.lsn, 0), now_us)
+
+    def _obey(self, message: pgoutput.LogicalMessage) -> None:
+        """A message of ours: it asks for a journal entry, or has to do with what runs beside the stream."""
+        seq = self._seq
+        self._ours, self._seq = self._ours or message.transactional, seq + message.transactional
+        if self._beside is not None and message.transactional and 0 <= self._skip <= seq:
+            self._write_due(self._beside.message(message.content), Position(self._epoch, self._lsn, seq), message.lsn)
 
     def _own_message(self, side: SideTopics, message: pgoutput.LogicalMessage) -> None:
         """A message that is part of its transaction."""
@@ -223,28 +236,44 @@ class Transactions:
             return
         position = Position(self._epoch, self._lsn, seq)
         if old is not None and new is not None and ABSENT in new:
-            new = _completed(table, old, new)
+            new = with_key(table, old, new)
+        beside = self._beside
+        meeting = None if beside is None or dropped else beside.meet(table, op, old, new)
+        if meeting is not None:
+            if meeting.drop:
+                return
+            self._write_due(meeting.before, position, lsn)
+            new = new if meeting.new is None else meeting.new
         try:
             encoded = self._encode(table, op, old, new, lsn)
+            if meeting is not None and meeting.gone:
+                op, encoded = Op.DELETE, [each for each in encoded if each.moved and each.moved[0] == NEW_KEY]
             if self._counter is not None:
                 self.batch.records += self._counter.begin(lsn, written=bool(dropped))
             if not dropped:  # else only to count it
                 self._add(self._tables[oid] or table, op, encoded, position)
-                if self._incremental is not None:
-                    due = self._incremental.change(table, op, [record.key for record in encoded], old, new)
+                if beside is not None:
+                    due = beside.changed(table, op, [record.key for record in encoded], old, new)
                     self._write_due(due, position, lsn)
         except Unencodable as fault:
             if not dropped:
                 self._reject(table, position, op, old, new, fault)
 
-    def _write_due(self, due: Iterable[Due], position: Position, lsn: int) -> None:
-        """Write rows of an incremental snapshot; they stand behind the change at `position`."""
+    def _write_due(self, due: Sequence[Due], position: Position, lsn: int) -> None:
+        """Write rows of a copy; they stand at `position`, before or behind its change."""
+        if not due:
+            return
         now = time.time_ns()
         stamp = time_stamp(now)
         source = SourceBlock(
             self._options, committed_us=now // 1000, transaction=None, last_commit=lsn, snapshot="incremental"
         )
         for table, row in due:
+            if row is None:
+                value = table.encoder.envelope(Op.TRUNCATE, None, None, source, None, stamp)
+                add_truncate(self.batch, table, value, position, self._headers)
+                self.batch.reach(position, self._committed_us)
+                continue
             try:
                 encoded = table.encoder.records(Op.READ, None, row, source, None, stamp)
                 self._add(table, Op.READ, encoded, position)
@@ -323,8 +352,8 @@ class Transactions:
                 self._reject(table, position, Op.TRUNCATE, None, None, fault)
                 continue
             add_truncate(self.batch, table, value, position, self._headers)
-            if self._incremental is not None:
-                self._incremental.truncated(table)
+            if self._beside is not None:
+                self._beside.truncated(table)
             self.batch.reach(position, self._committed_us)
 
     def _table(self, oid: int) -> CapturedTable | None:
@@ -368,9 +397,3 @@ def add_truncate(
         batch.size += len(value)
     batch.count(table.name, TRUNCATE)
     batch.schema_ids |= table.ids
-
-
-def _completed(table: CapturedTable, old: RawRow, new: RawRow) -> RawRow:
-    """The new row with unchanged key columns filled in: a TOASTed key is sent with the old key only."""
-    identity = {i for i, column in enumerate(table.encoder.relation.columns) if column.identity}
-    return tuple(old[i] if value is ABSENT and i in identity else value for i, value in enumerate(new))

@@ -25,8 +25,9 @@ from instep_connectors.kafka import Record, read_topic
 from instep_schemas.client import RegistryClient
 from instep_schemas.decode import Envelope
 from instep_streams.capture import audit as audits
-from instep_streams.capture import process
+from instep_streams.capture import control, process
 from instep_streams.capture.batch import captured_lsn
+from instep_streams.capture.commands import Kind
 from instep_streams.capture.folding import Schemas
 from instep_streams.capture.kafka import last_entry
 
@@ -158,6 +159,10 @@ class Shop:
             return [(r, None if r.value is None else schemas.envelope(r.value)) for r in self.records(table)]
         finally:
             schemas.close()
+
+    def ask(self, kind: Kind, *tables: str, where: str = "") -> None:
+        """Ask capture for copies."""
+        control.ask(self.settings, self.name, kind, tables, where)
 
     def audit(self) -> audits.Audit:
         return audits.audit(self.settings, self.name)

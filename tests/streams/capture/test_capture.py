@@ -7,7 +7,6 @@ import random
 import threading
 
 import psycopg
-import pytest
 from tests.streams.capture.conftest import MakeShop
 from tests.streams.capture.harness import Shop, until
 
@@ -298,21 +297,6 @@ def test_tables_outside_the_settings_stay_out(make_shop: MakeShop) -> None:
         shop.execute("INSERT INTO other VALUES (1)", "INSERT INTO wanted VALUES (1)")
         shop.await_captured(running)
     assert {table for entry in shop.journal() for table in entry.counts} == {"public.wanted"}
-
-
-def test_a_table_that_joins_the_publication_is_captured_from_then_on_and_said_so(
-    make_shop: MakeShop, caplog: pytest.LogCaptureFixture
-) -> None:
-    shop = make_shop("CREATE TABLE t (id int PRIMARY KEY)")
-    with shop.capturing() as running:
-        shop.execute(
-            "CREATE TABLE late (id int PRIMARY KEY)",
-            "ALTER PUBLICATION instep ADD TABLE late",
-            "INSERT INTO late VALUES (1)",
-        )
-        shop.await_captured(running)
-    assert ops(shop, "public.late") == ["c"]
-    assert "public.late joined the publication" in caplog.text
 
 
 def test_a_change_that_avro_cannot_carry_waits_in_the_dead_letters(make_shop: MakeShop) -> None:
