@@ -67,6 +67,6 @@ def value_subject(topic: str) -> str:
     return f"{topic}-value"
 
 
-def emission_topic(source: str) -> str:
-    """Which worker batch was emitted last: the marker in each of the worker's Kafka transactions."""
-    return _INVALID.sub("_", f"{source}.__emitted")
+def emission_topic(source: str, workers: int = 1) -> str:
+    """Which worker batch was emitted last: the marker in each Kafka transaction; a partition for each worker."""
+    return _INVALID.sub("_", f"{source}.__emitted{'' if workers == 1 else f'_{workers}'}")

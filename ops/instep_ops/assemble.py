@@ -175,6 +175,10 @@ def programs(settings: Settings, project: Path) -> list[Program]:
     return [
         *registry,
         *(program(f"capture:{name}", "capture", name) for name, source in settings.sources.items() if source.journal),
-        *(program(f"worker:{name}", "worker", name) for name in settings.sources),
+        *(
+            program(f"worker:{name}{f':{number}' if source.workers > 1 else ''}", "worker", name)
+            for name, source in settings.sources.items()
+            for number in range(source.workers)
+        ),
         *(program(f"deliver:{name}", "deliver", name) for name in settings.targets),
     ]

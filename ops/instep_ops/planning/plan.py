@@ -15,13 +15,14 @@ from instep_ops.planning.flowsteps import flow_step
 from instep_ops.planning.locking import as_captured, drift, locked
 from instep_ops.planning.state import options_of
 from instep_ops.planning.steps import Act, Plan, Step
+from instep_ops.planning.workers import previews_of, share_steps
 from instep_schemas.administration import RegistryAdmin
 from instep_schemas.bundle import Bundle
 from instep_schemas.compatibility import Level
 from instep_schemas.evolution import changes
 from instep_schemas.registry.avro_text import canonical
 from instep_schemas.wire import Unsupported
-from instep_streams.flows.preview import Preview, preview
+from instep_streams.flows.preview import Preview
 
 _LIMITS: Final = ("retention.ms", "retention.bytes")
 
@@ -43,14 +44,14 @@ def make_plan(settings: Settings, admin: RegistryAdmin, samples: int = 3) -> Pla
     held = locked(admin, wanted.subjects())
     levels = {subject: admin.level(subject) for subject in {*wanted.levels, *held.subjects()}}
     previews = {
-        source: preview(settings.state.dsn.reveal(), source, flows_of(settings, source), samples)
-        for source in settings.sources
+        source: previews_of(settings, source, flows_of(settings, source), samples) for source in settings.sources
     }
     steps = [
         *_topic_steps(wanted, states),
         *_level_steps(wanted, levels),
         *_schema_steps(settings, wanted, held),
         *(step for all_of_it in previews.values() for each in all_of_it if (step := flow_step(settings, admin, each))),
+        *share_steps(settings),
         *_lock_steps(settings, held),
     ]
     return Plan(settings.name, tuple(steps), _seen(states, levels, held, previews))

@@ -15,13 +15,14 @@ FORMAT: Final = 1
 
 
 class Act(StrEnum):
-    """What a step does; the last four are not done by `instep apply`."""
+    """What a step does; the last five are not done by `instep apply`."""
 
     CREATE_TOPIC = "create topic"
     CONFIGURE_TOPIC = "configure topic"
     SET_LEVEL = "set level"
     WRITE_LOCK = "write lock"
     DEPLOY_FLOW = "deploy flow"
+    SHARE = "share keys"
     REGISTER = "register schema"
     REPARTITION = "repartition topic"
     COPIES = "change copies"
@@ -52,7 +53,7 @@ class Step:
     @property
     def by_others(self) -> bool:
         """Done by the processes themselves, when they start or meet a change."""
-        return self.act in (Act.DEPLOY_FLOW, Act.REGISTER)
+        return self.act in (Act.DEPLOY_FLOW, Act.SHARE, Act.REGISTER)
 
     def lines(self) -> Iterator[str]:
         """As a person reads it: `+` new, `~` changed, `!` harm, `x` never."""

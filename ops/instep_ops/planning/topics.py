@@ -28,6 +28,7 @@ def purposes(settings: Settings, names: list[str]) -> dict[str, str]:
     for source in settings.sources:
         known[journal_topic(source)] = f"journal of {source}"
         known[emission_topic(source)] = f"marker of worker {source}"
+        known[emission_topic(source, settings.sources[source].workers)] = f"markers of the workers of {source}"
         known[capture_dead_letter_topic(source)] = f"dead letters of capture {source}"
     known |= {dead_letter_topic(target): f"dead letters of {target}" for target in settings.targets}
     known |= {flow_topic(flow): f"documents of {flow}" for flow in load_all(settings.flows_dir)}

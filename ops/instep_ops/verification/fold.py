@@ -40,12 +40,12 @@ class Fold:
     def __init__(self, at: Position) -> None:
         self.at = at
         self._versions: dict[Key, list[Document]] = {}
-        self._batches: dict[int, tuple[Position, int]] = {}
+        self._batches: dict[tuple[int, Position], int] = {}
 
     def add(self, document: Document) -> None:
         """Take the next version of a key, in topic order."""
-        _, count = self._batches.get(document.version, (document.position, 0))
-        self._batches[document.version] = document.position, count + 1
+        batch = document.version, document.position  # workers that share a source number their batches by themselves
+        self._batches[batch] = self._batches.get(batch, 0) + 1
         self._versions.setdefault(document.key, []).append(document)
         if document.position < self.at:
             self._versions[document.key][:-1] = []
@@ -59,8 +59,8 @@ class Fold:
 
     def emitted(self) -> tuple[int, int]:
         """The newest batch before the position (0: none), and how many documents the topic holds up to it."""
-        past = {number: count for number, (position, count) in self._batches.items() if position < self.at}
-        return max(past, default=0), sum(past.values())
+        past = {batch: count for batch, count in self._batches.items() if batch[1] < self.at}
+        return max((number for number, _ in past), default=0), sum(past.values())
 
     def keys(self) -> Iterable[Key]:
         """Every key the topic holds, tombstones included."""

@@ -27,6 +27,7 @@ from instep_streams.flows.compile import Plan
 from instep_streams.flows.deploy import deploy, version_of
 from instep_streams.flows.evaluate import EVALUATION_ERRORS, Emitted, Evaluation
 from instep_streams.flows.images import Anchor, Wanted
+from instep_streams.flows.layout import Share
 from instep_streams.flows.progress import Progress
 from instep_streams.flows.replica import Replica, RowChange
 from instep_streams.flows.tables import Tables
@@ -37,6 +38,7 @@ SLICE: Final = 1_000
 _MANY: Final = 5_000
 _LARGE_PART: Final = 0.1
 """Above both, the SELECT is run once for all keys instead of once per key: 10 instead of 60 microseconds a key."""
+_ALL: Final = Share()
 _RETRY_S: Final = 30.0
 _KEEP_GONE: Final = 100_000
 """Entries for which a deleted row's position is kept. Applied entries are passed over; this is the second fence."""
@@ -68,14 +70,15 @@ class Engine:
     Args:
         conn: from `session.open_state`, autocommit; the engine makes its own transactions.
         source: the source's name.
+        share: the keys that it evaluates.
 
     Raises:
         StateError: another process works on this source.
     """
 
-    def __init__(self, conn: Connection[Any], source: str) -> None:
+    def __init__(self, conn: Connection[Any], source: str, share: Share = _ALL) -> None:
         self._conn = conn
-        self._source = source
+        self._source, self._share = source, share
         with conn.transaction():
             set_up(conn)
         self.tables = Tables(conn, source)
@@ -123,6 +126,10 @@ class Engine:
         """
         done = deploy(self._conn, self._source, self.tables, flows)
         self._flows, self._whole = done.flows, done.whole
+        for name, each in self._flows.items():
+            types = {column.name: column.type for column in each.columns}
+            self._share.require(name, [types[column] for column in each.plan.anchor])
+            each.share = self._share
         self._replica.want(_wanted(self.plans.values()))
         self._live = True
         self.tables.forget_gone(self.progress.entry - _KEEP_GONE)

@@ -14,6 +14,7 @@ from instep_schemas.documents import DocumentColumn
 from instep_streams.flows.catalog import GIVEN, query, quote
 from instep_streams.flows.compile import Plan
 from instep_streams.flows.images import Anchor
+from instep_streams.flows.layout import Share
 from instep_streams.flows.refusals import refuse
 from instep_streams.flows.session import LOOKUPS, SCANS
 from instep_streams.flows.statements import anchors_sql, key_texts, lookup_sql, whole_sql
@@ -61,6 +62,7 @@ class Evaluation:
         self._out, self._dirty, self._pending = (f"instep.{name}_{number}" for name in ("out", "dirty", "pending"))
         self._single = sorted(plan.anchor) == sorted(plan.flow.key)
         self._lookup = lookup_sql(plan, self._types, self._out)
+        self.share = Share()
         self._has_pending = True
         self._again = True
         self.waiting = True
@@ -98,6 +100,7 @@ class Evaluation:
             FlowError: KEY_NOT_UNIQUE.
             psycopg.DataError: the SELECT fails for the data of one of these keys.
         """
+        anchors = [each for each in anchors if self.share.has(each)] if self.share.of > 1 else anchors
         if not anchors:
             return []
         values = [list(column) for column in zip(*anchors, strict=True)]
@@ -124,7 +127,7 @@ class Evaluation:
         self._conn.execute(f"TRUNCATE {self._pending}, {self._dirty}")
         self._conn.execute("".join(f"SET LOCAL {name} = {value};" for name, value in SCANS.items()))
         try:
-            self._conn.execute(whole_sql(self.plan, self._out, self._pending))
+            self._conn.execute(whole_sql(self.plan, self._out, self._pending, self.share))
         except psycopg.errors.UniqueViolation:
             raise self._not_unique() from None
         self._conn.execute("".join(f"SET LOCAL {name} = {LOOKUPS[name]};" for name in SCANS))
@@ -256,7 +259,8 @@ SELECT {key_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
 
     def adopt(self, keys: Iterable[tuple[Key, str]]) -> None:
         """Take keys and digests that stand in the flow topic as what was emitted, in place of what is held."""
-        rows = list(keys)
+        at = [self.plan.flow.key.index(name) for name in self.plan.anchor]
+        rows = [(key, digest) for key, digest in keys if self.share.has([key[i] for i in at])]
         self._conn.execute(f"TRUNCATE {self._out}")
         names = self.plan.flow.key
         typed = ", ".join(f"c{i}::{self._types[name]}" for i, name in enumerate(names))

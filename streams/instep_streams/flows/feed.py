@@ -1,5 +1,6 @@
-"""Topics without a journal, as Debezium itself writes them: what is new is read table by table and numbered here.
+"""What a worker follows by itself: a journal that it shares with other workers, or topics that have none.
 
+Topics without a journal, as Debezium itself writes them, are read table by table, and what is read is numbered here.
 There is no barrier across tables: a document may show one table's part of a transaction before the other's. At rest it
 is right: each record is applied exactly once, because what to read next is kept with the rows (`Progress.offsets`).
 While Debezium's first snapshot is under way nothing is shown.
@@ -19,6 +20,7 @@ from instep.change import Op, Position
 from instep.errors import StateError
 from instep.journal import Counts, JournalEntry, TopicPartition
 from instep.settings import KafkaSettings, SourceSettings
+from instep.topics import journal_topic
 from instep_connectors.kafka import Follower, RangeReader, Record, end_offsets, start_offsets, topics
 from instep_schemas.decode import Envelope
 from instep_streams.flows.catalog import DEFAULT_SCHEMA
@@ -27,6 +29,7 @@ from instep_streams.flows.progress import Progress
 
 MOST_RECORDS: Final = 5_000
 """Records that are taken together: one evaluation for all of them."""
+MOST_ENTRIES: Final = 500
 _LOOK_S: Final = 2.0
 """How often new topics are looked for."""
 _QUIET_S: Final = 5.0
@@ -136,12 +139,7 @@ class TopicFeed:
                 time.sleep(wait)
                 return []
             self._follower = Follower(self._kafka, self._next)
-        found: list[Record] = []
-        while len(found) < MOST_RECORDS:
-            record = self._follower.poll(0.0 if found else wait)
-            if record is None:
-                break
-            found.append(record)
+        found = _polled(self._follower, MOST_RECORDS, wait)
         if found:
             self._heard = time.monotonic()
         return found
@@ -179,6 +177,41 @@ class TopicFeed:
                 " journal nobody can say which rows came before it.",
                 "Give Debezium's topics one partition each, or let it skip truncates (skipped.operations=t).",
             )
+
+
+class JournalFeed:
+    """Follows a journal from where the replica stands, for a worker that shares its source with others.
+
+    Args:
+        kafka: the brokers.
+        source: the source's name.
+        start: offset of the journal record to begin with.
+    """
+
+    def __init__(self, kafka: KafkaSettings, source: str, start: int) -> None:
+        self._follower = Follower(kafka, {(journal_topic(source), 0): start})
+
+    def close(self) -> None:
+        """Release the connection."""
+        self._follower.close()
+
+    def poll(self, wait: float) -> list[Record]:
+        """The next journal records; none when none came within so many seconds.
+
+        Raises:
+            RangeGone, KafkaFault: as `Follower.poll`.
+        """
+        return _polled(self._follower, MOST_ENTRIES, wait)
+
+
+def _polled(follower: Follower, most: int, wait: float) -> list[Record]:
+    found: list[Record] = []
+    while len(found) < most:
+        record = follower.poll(0.0 if found else wait)
+        if record is None:
+            break
+        found.append(record)
+    return found
 
 
 def _placed(entry: JournalEntry, told: Iterable[Envelope]) -> JournalEntry:

@@ -25,12 +25,19 @@ from instep_schemas.documents import (
 )  # fmt: skip
 from instep_schemas.records import frame, unframe
 from instep_streams.flows.engine import Batch
+from instep_streams.flows.layout import Share
 
 BATCH_HEADER: Final = "instep.batch"
 COMMITTED_HEADER: Final = "instep.committed_us"
 DIGEST_HEADER: Final = "instep.digest"
 FLOW_HEADER: Final = "instep.flow"
 _COMPACTED: Final = {"cleanup.policy": "compact"}
+_ALL: Final = Share()
+
+
+def marker_topic(source: str, workers: int) -> TopicSpec:
+    """The markers' topic: a partition for each worker."""
+    return TopicSpec(emission_topic(source, workers), workers, _COMPACTED)
 
 
 class Marker(NamedTuple):
@@ -66,13 +73,15 @@ class Outbox:
         source: the source's name.
     """
 
-    def __init__(self, kafka: KafkaSettings, registry: RegistryClient, source: str) -> None:
-        self._kafka, self._registry, self._source = kafka, registry, source
+    def __init__(
+        self, kafka: KafkaSettings, registry: RegistryClient, source: str, share: Share = _ALL
+    ) -> None:  # fmt: skip
+        self._kafka, self._registry, self._source, self._share = kafka, registry, source, share
         self._flows: dict[str, _Flow] = {}
 
     def set_up(self) -> None:
         """Create the marker's topic."""
-        ensure_topics(self._kafka, [TopicSpec(emission_topic(self._source), 1, _COMPACTED)])
+        ensure_topics(self._kafka, [marker_topic(self._source, self._share.of)])
 
     def add(
         self, flow: str, version: str, columns: tuple[DocumentColumn, ...], key: tuple[str, ...], parts: int
@@ -109,7 +118,8 @@ class Outbox:
             key = frame(flow.key_id, flow.keys.encode(each.key))
             yield OutRecord(flow.topic, key, self._value(flow, each.document), None, headers)
         marker = {"batch": progress.batch, "settled": progress.settled, "entry": progress.entry}
-        yield OutRecord(emission_topic(self._source), b"worker", json.dumps(marker).encode(), 0)
+        topic = emission_topic(self._source, self._share.of)
+        yield OutRecord(topic, b"worker", json.dumps(marker).encode(), self._share.number)
 
     def _value(self, flow: _Flow, document: str | None) -> bytes | None:
         if document is None:
@@ -134,9 +144,9 @@ class Outbox:
         return alive.items()
 
 
-def read_marker(kafka: KafkaSettings, source: str) -> Marker:
+def read_marker(kafka: KafkaSettings, source: str, share: Share = _ALL) -> Marker:
     """What was published last; start the `Publisher` first, it settles what a dead one left open."""
-    return marker_of(last_record(kafka, emission_topic(source)))
+    return marker_of(last_record(kafka, emission_topic(source, share.of), share.number))
 
 
 def marker_of(record: Record | None) -> Marker:

@@ -21,6 +21,7 @@ from instep_streams.flows.catalog import GIVEN, query, quote
 from instep_streams.flows.check import check
 from instep_streams.flows.compile import Plan, compile_flow
 from instep_streams.flows.deploy import keys_of, version_of
+from instep_streams.flows.layout import Share
 from instep_streams.flows.refusals import refuse
 from instep_streams.flows.session import SCANS, open_state
 from instep_streams.flows.statements import whole_sql
@@ -29,6 +30,7 @@ from instep_streams.flows.worker import failure
 
 _OUT: Final = "pg_temp.preview_out"
 _PENDING: Final = "pg_temp.preview_pending"
+_ALL: Final = Share()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,9 @@ class Preview:
         return self.added + self.changed + self.removed
 
 
-def preview(dsn: str, source: str, flows: Mapping[str, Flow], samples: int = 3) -> list[Preview]:
+def preview(
+    dsn: str, source: str, flows: Mapping[str, Flow], samples: int = 3, share: Share = _ALL
+) -> list[Preview]:  # fmt: skip
     """Evaluate flows that are new or have changed; by name. Empty when the source has no replica yet.
 
     Args:
@@ -88,6 +92,7 @@ def preview(dsn: str, source: str, flows: Mapping[str, Flow], samples: int = 3) 
         source: the source's name.
         flows: every flow of the source, as the files define them.
         samples: most keys of each sort to show.
+        share: the keys that the state database answers for.
 
     Raises:
         StateError: the state database refuses.
@@ -98,12 +103,14 @@ def preview(dsn: str, source: str, flows: Mapping[str, Flow], samples: int = 3) 
             conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
             if conn.execute("SELECT to_regclass('instep.flows') IS NULL").fetchone() == (True,):
                 return []
-            return sorted(_previews(conn, source, flows, samples), key=lambda each: each.name)
+            return sorted(_previews(conn, source, flows, samples, share), key=lambda each: each.name)
     except psycopg.Error as exc:
         raise failure(exc) from exc
 
 
-def _previews(conn: Connection[Any], source: str, flows: Mapping[str, Flow], samples: int) -> Iterator[Preview]:
+def _previews(
+    conn: Connection[Any], source: str, flows: Mapping[str, Flow], samples: int, share: Share
+) -> Iterator[Preview]:  # fmt: skip
     tables = Tables(conn, source)
     rows = conn.execute(
         "SELECT name, id, version, keys::text FROM instep.flows WHERE source = %s AND state = 'live'", (source,)
@@ -115,7 +122,7 @@ def _previews(conn: Connection[Any], source: str, flows: Mapping[str, Flow], sam
         try:
             with conn.transaction(force_rollback=True):
                 plan = compile_flow(flow, tables.captured)
-                yield _previewed(conn, plan, check(conn, plan), live.get(name), samples)
+                yield _previewed(conn, plan, check(conn, plan), live.get(name), samples, share)
         except FlowError as exc:
             yield Preview(name, "refused", deployed=deployed, fault=str(exc))
         except (psycopg.DataError, psycopg.ProgrammingError) as exc:
@@ -129,6 +136,7 @@ def _previewed(
     columns: tuple[DocumentColumn, ...],
     live: tuple[int, str, str] | None,
     samples: int,
+    share: Share,
 ) -> Preview:
     version, name = version_of(plan, columns), plan.flow.name
     schema = value_schema(name, columns, plan.flow.key)
@@ -139,7 +147,7 @@ def _previewed(
         if same != (True,):
             raise refuse("KEY_CHANGED", f"Flow {name}")
     out = _OUT if live is None else f"instep.out_{live[0]}"
-    _evaluate(conn, plan, {column.name: column.type for column in columns}, out)
+    _evaluate(conn, plan, {column.name: column.type for column in columns}, out, share)
     match = " AND ".join(f"o.{quote(key)} = p.{quote(key)}" for key in plan.flow.key)
     joined = f'FROM {_PENDING} p LEFT JOIN {out} o ON {match} AND o."*h" IS NOT NULL'
     counts = conn.execute(
@@ -153,7 +161,7 @@ def _previewed(
     return Preview(name, state, version, deployed, added, changed, removed, schema=schema, samples=found)
 
 
-def _evaluate(conn: Connection[Any], plan: Plan, types: Mapping[str, str], out: str) -> None:
+def _evaluate(conn: Connection[Any], plan: Plan, types: Mapping[str, str], out: str, share: Share) -> None:
     keys = ", ".join(f"{quote(name)} {types[name]}" for name in plan.flow.key)
     primary = f"PRIMARY KEY ({', '.join(map(quote, plan.flow.key))})"
     conn.execute(f'CREATE TEMPORARY TABLE preview_pending ({keys}, "*doc" text, "*h" bigint, {primary})'.encode())
@@ -161,7 +169,7 @@ def _evaluate(conn: Connection[Any], plan: Plan, types: Mapping[str, str], out: 
         conn.execute(f'CREATE TEMPORARY TABLE preview_out ({keys}, "*h" bigint, {primary})'.encode())
     conn.execute("".join(f"SET LOCAL {name} = {value};" for name, value in SCANS.items()))
     try:
-        conn.execute(whole_sql(plan, out, _PENDING))
+        conn.execute(whole_sql(plan, out, _PENDING, share))
     except psycopg.errors.UniqueViolation:
         raise refuse("KEY_NOT_UNIQUE", f"Flow {plan.flow.name}, key ({', '.join(plan.flow.key)})") from None
 

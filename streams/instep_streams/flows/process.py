@@ -1,7 +1,10 @@
-"""The worker process of one source: the journal in, documents out.
+"""The worker process of a source: the journal in, documents out.
 
 A Faust agent consumes the journal, so the consumer group gives exactly one active worker per source and a warm standby.
 The authoritative place is in the state database, not in the group's offset.
+
+Where several workers share a source, or it has no journal, each follows its input by itself, and the agent consumes the
+markers' topic: it has a partition for each share of the keys, and the group says which process works on which share.
 """
 
 from __future__ import annotations
@@ -14,14 +17,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
+import psycopg
+
 from instep.errors import ConfigError, InstepError
 from instep.failpoints import hit
 from instep.settings import Settings
 from instep.telemetry import DOCUMENTS, LAG, POSITION
 from instep.topics import emission_topic, journal_topic
-from instep_connectors.kafka import Fenced, Publisher, TopicSpec, ensure_topics, topics
+from instep_connectors.kafka import Fenced, Publisher, ensure_topics, topics
 from instep_schemas.ciphers import hold
-from instep_streams.flows.outbox import read_marker
+from instep_streams.flows.layout import Layout, Share, behind, group, require, shares, take, transactional_id
+from instep_streams.flows.outbox import Marker, marker_topic, read_marker
 from instep_streams.flows.worker import Outgoing, Worker, failure
 from instep_streams.runtime import Batch, FlowApp, flow_agent, flow_app, run_app
 
@@ -31,11 +37,6 @@ _LOOK_S: Final = 0.05
 """How often the process looks whether it has the journal and whether keys wait."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _SWITCH_S: Final = 0.0005
-
-
-def group(settings: Settings, source: str) -> str:
-    """The consumer group of a source's workers."""
-    return f"{settings.name}-worker-{source}"
 
 
 async def run(settings: Settings, source: str, stop: asyncio.Event) -> None:
@@ -50,39 +51,52 @@ async def run(settings: Settings, source: str, stop: asyncio.Event) -> None:
         raise ConfigError(f"There is no source {source!r}.", f"There are: {', '.join(settings.sources)}.")
     hold(settings.encryption)
     sys.setswitchinterval(_SWITCH_S)
-    topic = journal_topic(source) if settings.sources[source].journal else emission_topic(source)
-    if not await _topic_there(settings, source, topic, stop):
+    layout = await _begin(settings, source, stop)
+    if layout is None:
         return
-    app = flow_app(group(settings, source), settings.kafka)
-    office = _Office(settings, source, app, topic)
-    flow_agent(app, [topic], name=f"worker {source}")(office.records)
-    looking = asyncio.create_task(office.look())
+    app = flow_app(group(settings, source, layout.workers), settings.kafka)
+    offices = [_Office(settings, source, app, layout, share) for share in shares(settings, source)]
+    subscribed = offices[0]
+    flow_agent(app, [subscribed.topic], name=f"worker {source}")(subscribed.records)
+    looking = [asyncio.create_task(office.look()) for office in offices]
     try:
         await run_app(app, stop)
     finally:
-        looking.cancel()
-        await asyncio.gather(looking, return_exceptions=True)
-        await office.aclose()
+        for task in looking:
+            task.cancel()
+        await asyncio.gather(*looking, return_exceptions=True)
+        for office in offices:
+            await office.aclose()
 
 
-async def _topic_there(settings: Settings, source: str, topic: str, stop: asyncio.Event) -> bool:
-    """Wait for capture to make the journal, or make the marker's topic; False when the process is to stop."""
+async def _begin(settings: Settings, source: str, stop: asyncio.Event) -> Layout | None:
+    """Put the wanted division of keys in force once there is a journal; None when the process is to stop."""
     pause, told = _FIRST_PAUSE_S, ""
     while not stop.is_set():
-        reason = f"capture has not made the topic {topic} yet"
+        reason = f"capture has not made the topic {journal_topic(source)} yet"
         try:
-            if not settings.sources[source].journal:
-                await asyncio.to_thread(ensure_topics, settings.kafka, [_marker_topic(source)])
-            if topic in await asyncio.to_thread(topics, settings.kafka):
-                return True
+            if await asyncio.to_thread(_there, settings, source):
+                return await asyncio.to_thread(take, settings, source)
         except (ConnectionError, TimeoutError) as exc:
             reason = str(exc)
+        except psycopg.Error as exc:
+            failed = failure(exc)
+            if not isinstance(failed, ConnectionError):
+                raise failed from exc
+            reason = str(failed)
         if reason != told:
             log.info("the worker of %s waits: %s", source, reason)
         told = reason
         await _sleep(pause, stop)
         pause = min(pause * 2, 1.0)
-    return False
+    return None
+
+
+def _there(settings: Settings, source: str) -> bool:
+    own = settings.sources[source]
+    if own.workers > 1 or not own.journal:
+        ensure_topics(settings.kafka, [marker_topic(source, own.workers)])
+    return not own.journal or journal_topic(source) in topics(settings.kafka)
 
 
 async def _sleep(seconds: float, stop: asyncio.Event) -> None:
@@ -92,32 +106,27 @@ async def _sleep(seconds: float, stop: asyncio.Event) -> None:
         return
 
 
-def _marker_topic(source: str) -> TopicSpec:
-    return TopicSpec(emission_topic(source), 1, {"cleanup.policy": "compact"})
-
-
 class _Office:
-    """Keeps one `Worker` with its publisher while this process has the partition of the topic that it subscribes to.
-
-    That is the journal. A source without one is followed by the worker itself; the marker's topic, of one partition
-    too, says which process has it.
+    """Keeps one `Worker` with its publisher while this process has the share's partition of the topic subscribed to.
 
     Blocking work runs in one thread, one piece at a time; after any failure both are thrown away and made anew, which
     finds out what was committed and sends what was not.
     """
 
-    def __init__(self, settings: Settings, source: str, app: FlowApp, topic: str) -> None:
-        self._settings, self._source, self._app, self._topic = settings, source, app, topic
-        self._journal = settings.sources[source].journal
+    def __init__(self, settings: Settings, source: str, app: FlowApp, layout: Layout, share: Share) -> None:
+        self._settings, self._source, self._app = settings, source, app
+        self._layout, self._share = layout, share
+        self._brought = settings.sources[source].journal and share.of == 1
+        self.topic = journal_topic(source) if self._brought else emission_topic(source, share.of)
         self._lock = asyncio.Lock()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"worker-{source}")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"worker-{source}-{share.number}")
         self._worker: Worker | None = None
         self._publisher: Publisher | None = None
         self._told = ""
 
     async def records(self, batch: Batch) -> None:
-        """The agent's work: some journal records."""
-        if self._journal:
+        """The agent's work: some journal records, or nothing with the markers."""
+        if self._brought:
             async with self._lock:
                 await self._guarded(self._step, batch)
 
@@ -161,14 +170,14 @@ class _Office:
         await self._publish_all(worker, worker.step(batch.records))
 
     async def _between(self) -> bool:
-        if not any(tp.topic == self._topic for tp in self._assignment()):
+        if not any(tp.topic == self.topic and tp.partition == self._share.number for tp in self._assignment()):
             await self._drop()
             return False
         worker = await self._ready()
-        if not self._journal:
+        if not self._brought:
             await self._publish_all(worker, worker.poll(0.0 if worker.waiting else _LOOK_S))
         if not worker.waiting:
-            return not self._journal
+            return not self._brought
         await self._publish_all(worker, worker.slice())
         return True
 
@@ -181,18 +190,35 @@ class _Office:
         if self._worker is not None and self._publisher is not None:
             return self._worker
         await self._drop()
-        await self._blocking(ensure_topics, self._settings.kafka, [_marker_topic(self._source)])
-        self._publisher = Publisher(self._settings.kafka, group(self._settings, self._source))
+        await self._blocking(ensure_topics, self._settings.kafka, [marker_topic(self._source, self._share.of)])
+        self._publisher = Publisher(self._settings.kafka, transactional_id(self._settings, self._source, self._share))
         await self._publisher.start()
-        marker = await self._blocking(read_marker, self._settings.kafka, self._source)
+        await self._blocking(require, self._settings, self._source, self._layout)
+        moved = await self._blocking(behind, self._settings, self._source, self._share, self._layout)
+        former = [await self._settle(each) for each in self._former()] if moved else []
+        marker = max([await self._blocking(read_marker, self._settings.kafka, self._source, self._share), *former])
         worker: Worker = await self._blocking(self._open)
         await self._publish_all(worker, worker.start(marker))
         self._told = ""
         return worker
 
+    def _former(self) -> Iterator[Share]:
+        return (Share(number, count) for count in self._layout.former for number in range(count))
+
+    async def _settle(self, former: Share) -> Marker:
+        """End what a worker of an earlier division may still have open, for ever, and see how far it came."""
+        publisher = Publisher(self._settings.kafka, transactional_id(self._settings, self._source, former))
+        try:
+            await publisher.start()
+        finally:
+            await publisher.aclose()
+        await self._blocking(ensure_topics, self._settings.kafka, [marker_topic(self._source, former.of)])
+        found: Marker = await self._blocking(read_marker, self._settings.kafka, self._source, former)
+        return found
+
     def _open(self) -> Worker:
         # in the thread, so that a worker whose opener was cancelled meanwhile is still found and closed
-        self._worker = Worker(self._settings, self._source)
+        self._worker = Worker(self._settings, self._source, self._share, self._layout.generation)
         return self._worker
 
     def _close(self) -> None:

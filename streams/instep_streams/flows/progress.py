@@ -54,6 +54,17 @@ def load(conn: Connection[Any], source: str) -> Progress:
     return Progress(entry, journal, Position(epoch, lsn, seq), committed_us, more, batch, settled, offsets)
 
 
+def generation(conn: Connection[Any], source: str) -> int:
+    """The division of keys (`layout.Layout`) for which the flows' topics were last read."""
+    row = conn.execute("SELECT generation FROM instep.progress WHERE source = %s", (source,)).fetchone()
+    return int(row[0]) if row is not None else 0
+
+
+def adopted(conn: Connection[Any], source: str, generation: int) -> None:
+    """Keep that the flows' topics were read for a division of keys."""
+    conn.execute("UPDATE instep.progress SET generation = %s WHERE source = %s", (generation, source))
+
+
 def begin(conn: Connection[Any], source: str) -> None:
     """Make the row of a source that has none."""
     conn.execute(

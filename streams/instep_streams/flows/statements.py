@@ -11,10 +11,12 @@ from typing import Final
 
 from instep_streams.flows.catalog import GIVEN, query, quote
 from instep_streams.flows.compile import Plan
+from instep_streams.flows.layout import Share
 
 _ROW: Final = quote("*instep*")
 """Alias of the user's SELECT: a name that an output column cannot have by accident."""
 _SEED: Final = 0
+_ALL: Final = Share()
 
 
 def key_texts(names: Sequence[str], alias: str) -> str:
@@ -109,15 +111,16 @@ def select_sql(plan: Plan) -> str:
     )
 
 
-def whole_sql(plan: Plan, out: str, pending: str) -> bytes:
+def whole_sql(plan: Plan, out: str, pending: str, share: Share = _ALL) -> bytes:
     """Put every key whose document differs from the emitted one, or is gone, into the pending table."""
     keys = ", ".join(map(quote, plan.flow.key))
     named = " AND ".join(f"{_ROW}.{quote(name)} IS NOT NULL" for name in plan.flow.key)
     same = " AND ".join(f"o.{quote(name)} = e.{quote(name)}" for name in plan.flow.key)
     own = ", ".join(f"{_ROW}.{quote(name)}" for name in plan.flow.key)
+    mine = share.condition([f"{_ROW}.{quote(name)}" for name in plan.anchor])
     sql = f"""INSERT INTO {pending} ({keys}, "*doc", "*h")
 WITH e AS MATERIALIZED (SELECT {own}, row_to_json({_ROW})::text AS "*doc",
-  hashtextextended(row_to_json({_ROW})::text, {_SEED}) AS "*h" FROM (\n{plan.sql}\n) AS {_ROW} WHERE {named})
+  hashtextextended(row_to_json({_ROW})::text, {_SEED}) AS "*h" FROM (\n{plan.sql}\n) AS {_ROW} WHERE {named}{mine})
 SELECT {", ".join(f"e.{quote(name)}" for name in plan.flow.key)}, e."*doc", e."*h" FROM e LEFT JOIN {out} o ON {same}
   WHERE e."*h" IS DISTINCT FROM o."*h"
 UNION ALL SELECT {", ".join(f"o.{quote(name)}" for name in plan.flow.key)}, NULL, NULL FROM {out} o

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -12,6 +13,7 @@ from instep.settings import Settings
 from instep.topics import emission_topic
 from instep_connectors.kafka import topics
 from instep_streams.flows import progress
+from instep_streams.flows.layout import Share, database, exists, shares
 from instep_streams.flows.outbox import Marker, read_marker
 from instep_streams.flows.worker import failure
 
@@ -27,20 +29,62 @@ def status(settings: Settings, source: str) -> dict[str, Any]:
         source transaction; `worker_batch`: last batch with documents; `emitted_batch`: the last one published;
         `emitted_journal_batch`: the last journal entry all of whose documents are published; `documents`: per flow, how
         many documents and tombstones it has emitted; `flows`: per flow state, fault, documents alive, keys waiting;
-        `offsets`: of topics without a journal, what is read next by `topic:partition`.
+        `offsets`: of topics without a journal, what is read next by `topic:partition`. Of several workers all counts
+        together, and as far as the slowest; `shards`: each by itself.
 
     Raises:
         StateError, KafkaFault: refused.
         ConnectionError, TimeoutError: the state database or Kafka does not answer.
     """
-    # the marker first: when no batch was made after it, all that was made is published
-    marker = read_marker(settings.kafka, source) if emission_topic(source) in topics(settings.kafka) else Marker()
+    known = topics(settings.kafka)
     try:
-        with psycopg.connect(settings.state.dsn.reveal(), autocommit=True, application_name="instep status") as conn:
-            conn.execute("SET transaction_isolation = 'repeatable read'")
-            return _status(conn, source, marker)
+        found = [_of_shard(settings, source, share, known) for share in shares(settings, source)]
     except psycopg.Error as exc:
         raise failure(exc) from exc
+    return found[0] if len(found) == 1 else _together(found)
+
+
+def _of_shard(settings: Settings, source: str, share: Share, known: Container[str]) -> dict[str, Any]:
+    # the marker first: when no batch was made after it, all that was made is published
+    there = emission_topic(source, share.of) in known
+    marker = read_marker(settings.kafka, source, share) if there else Marker()
+    if share.number and not exists(settings, source, share):
+        return _nothing()
+    dsn = database(settings, source, share)
+    with psycopg.connect(dsn, autocommit=True, application_name="instep status") as conn:
+        conn.execute("SET transaction_isolation = 'repeatable read'")
+        return _status(conn, source, marker)
+
+
+def _nothing() -> dict[str, Any]:
+    return _told(progress.Progress(), Marker(), {})
+
+
+def _together(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Several shards as one: as far as the slowest, all counts together."""
+    slowest = min(found, key=lambda each: int(each["batch"]))
+    flows = {name: [each["flows"][name] for each in found if name in each["flows"]] for name in slowest["flows"]}
+    places = {name for each in found for name in each["offsets"]}
+    return {
+        **{name: slowest[name] for name in ("batch", "position", "committed_us")},
+        "more": any(each["more"] for each in found),
+        **{name: sum(each[name] for each in found) for name in ("worker_batch", "emitted_batch")},
+        "emitted_journal_batch": min(each["emitted_journal_batch"] for each in found),
+        "documents": {name: sum(each["emitted"] for each in told) for name, told in flows.items()},
+        "flows": {name: _flow_together(told, len(found)) for name, told in flows.items()},
+        "offsets": {name: min(each["offsets"].get(name, 0) for each in found) for name in places},
+        "shards": list(found),
+    }  # fmt: skip
+
+
+def _flow_together(told: Sequence[dict[str, Any]], count: int) -> dict[str, Any]:
+    other = [each["state"] for each in told if each["state"] != "live"]
+    return {
+        "state": other[0] if other else "live" if len(told) == count else "moving",
+        "fault": next((each["fault"] for each in told if each["fault"]), ""),
+        "whole": any(each["whole"] for each in told),
+        **{name: sum(each[name] for each in told) for name in ("emitted", "documents", "waiting")},
+    }
 
 
 def _status(conn: psycopg.Connection[Any], source: str, marker: Marker) -> dict[str, Any]:
@@ -48,6 +92,10 @@ def _status(conn: psycopg.Connection[Any], source: str, marker: Marker) -> dict[
     known = row == (True,)
     done = progress.load(conn, source) if known else progress.Progress()
     flows = _flows(conn, source) if known else {}
+    return _told(done, marker, flows)
+
+
+def _told(done: progress.Progress, marker: Marker, flows: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
         "batch": done.entry,
         "position": None if done.position == Position(0, 0, 0) else str(done.position),

@@ -27,6 +27,10 @@ CREATE TABLE IF NOT EXISTS instep.flows (
     emitted bigint NOT NULL DEFAULT 0) WITH (fillfactor = 50);
 """,
     "ALTER TABLE instep.progress ADD COLUMN offsets jsonb NOT NULL DEFAULT '{}'",
+    """
+ALTER TABLE instep.progress ADD COLUMN generation bigint NOT NULL DEFAULT 0;
+CREATE TABLE instep.layouts (source text, generation bigint, workers int NOT NULL, PRIMARY KEY (source, generation));
+""",
 )
 """The step to version 1 is also taken by a database from before versions were kept: it stands there already."""
 

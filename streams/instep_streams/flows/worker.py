@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg import Connection
@@ -14,14 +14,18 @@ from instep.flowfile import Flow, load_all
 from instep.settings import Settings
 from instep_connectors.kafka import OutRecord, Record
 from instep_schemas.client import RegistryClient
+from instep_streams.flows import progress
 from instep_streams.flows.engine import Batch, Engine, Entry
-from instep_streams.flows.feed import TopicFeed
+from instep_streams.flows.feed import JournalFeed, TopicFeed
 from instep_streams.flows.inbox import Inbox, Read
+from instep_streams.flows.layout import Share, ensure_database
 from instep_streams.flows.outbox import Marker, Outbox
 from instep_streams.flows.session import open_state
 
 STEP_CHANGES = 5_000
 """Entries are taken together up to so many changes: one evaluation for all of them."""
+
+_ALL: Final = Share()
 
 log = logging.getLogger(__name__)
 
@@ -39,32 +43,47 @@ class Worker:
     Args:
         settings: resolved.
         source: the source's name.
+        share: the keys that it works on.
+        generation: of the division that the share belongs to.
 
     Raises:
         ConnectionError: a part does not answer, or another worker still holds the state.
         InstepError: a person must look.
     """
 
-    def __init__(self, settings: Settings, source: str) -> None:
-        self._settings, self._source = settings, source
+    def __init__(self, settings: Settings, source: str, share: Share = _ALL, generation: int = 0) -> None:
+        self._settings, self._source, self._generation = settings, source, generation
         own = settings.sources[source]
         self._registry = RegistryClient.of(settings.registry)
         self._inbox = Inbox(settings.kafka, self._registry, source)
-        self._outbox = Outbox(settings.kafka, self._registry, source)
-        self._feed: TopicFeed | None = None
+        self._outbox = Outbox(settings.kafka, self._registry, source, share)
+        self._feed: TopicFeed | JournalFeed | None = None
+        self._tell = self._adopt_all = False
         self._deployed = False
         self._conn: Connection[Any] | None = None
         try:
-            self._conn = open_state(settings.state.dsn.reveal())
+            self._conn = open_state(ensure_database(settings, source, share))
             _lock(self._conn, source)
-            self._engine = Engine(self._conn, source)
+            self._engine = Engine(self._conn, source, share)
             self._outbox.set_up()
             self._engine.ensure_tables(self._inbox.tables())
             if not own.journal:
                 self._feed = TopicFeed(settings.kafka, self._inbox, source, own, self._engine.progress)
+            elif share.of > 1:
+                self._feed = JournalFeed(settings.kafka, source, self._engine.progress.journal)
         except BaseException:
             self.close()
             raise
+
+    @property
+    def _engine_conn(self) -> Connection[Any]:
+        assert self._conn is not None
+        return self._conn
+
+    @property
+    def _moved(self) -> bool:
+        """Whether this state has not followed the present division of keys yet."""
+        return progress.generation(self._engine_conn, self._source) != self._generation
 
     def close(self) -> None:
         """Release everything; safe to call twice."""
@@ -96,13 +115,13 @@ class Worker:
         Raises:
             FlowError: a flow is refused.
         """
-        lost = marker.batch > self._engine.progress.batch
+        self._adopt_all = self._moved or marker.batch > self._engine.progress.batch
         self._engine.start_above(marker.batch)
-        self._deploy(adopt_all=lost)
+        self._deploy()
         if self._deployed:
             yield from self._outgoing(self._engine.unsent(marker.batch))
 
-    def _deploy(self, *, adopt_all: bool = False) -> None:
+    def _deploy(self) -> None:
         if self._engine.progress.more or self._engine.progress.entry == 0:
             return
         # a table without rows has no records to be known by, and capture may have registered it after our start
@@ -113,8 +132,12 @@ class Worker:
         for name, plan in self._engine.plans.items():
             version, columns = self._engine.version(name), self._engine.columns(name)
             self._outbox.add(name, version, columns, plan.flow.key, partitions)
-            if name in new or adopt_all:
+            if name in new or self._adopt_all:
                 self._engine.adopt(name, self._outbox.held(name))
+        if self._adopt_all:
+            progress.adopted(self._engine_conn, self._source, self._generation)
+            # the marker may stand below the number to go on from, or at another number of workers
+            self._tell, self._adopt_all = True, False
         self._deployed = True
         log.info(
             "ready: source %s, flows %s on %d tables, from journal entry %d", self._source, ", ".join(flows) or "none",
@@ -176,7 +199,10 @@ class Worker:
             self._deploy()
 
     def poll(self, wait: float) -> Iterator[Outgoing]:
-        """Work on what came into topics that have no journal; waits so many seconds for a first record."""
+        """Work on what came where the consumer group does not bring it; waits so many seconds for a first record."""
+        if isinstance(self._feed, JournalFeed):
+            yield from self._entries(iter(self._feed.poll(wait)))
+            return
         fed = self._feed.poll(self._engine.progress, wait) if self._feed is not None else None
         if fed is None:
             return
@@ -190,7 +216,8 @@ class Worker:
         yield from self._outgoing(self._engine.slice())
 
     def _outgoing(self, batch: Batch) -> Iterator[Outgoing]:
-        if batch.documents:
+        if batch.documents or self._tell:
+            self._tell = False
             yield Outgoing(batch, list(self._outbox.records(batch)))
             self._engine.sent(batch.progress.batch)
 
