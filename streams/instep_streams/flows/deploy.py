@@ -19,6 +19,7 @@ from instep_streams.flows.check import check
 from instep_streams.flows.compile import Plan, compile_flow
 from instep_streams.flows.evaluate import Evaluation
 from instep_streams.flows.guard import guard
+from instep_streams.flows.parts import Parts, keep
 from instep_streams.flows.refusals import refuse
 from instep_streams.flows.tables import Tables
 
@@ -33,11 +34,13 @@ class Deployed:
         flows: the deployed flows by name.
         whole: those that must be evaluated as a whole.
         new: those that this state database did not know.
+        parts: their intermediate results.
     """
 
     flows: dict[str, Evaluation] = field(default_factory=dict)
     whole: set[str] = field(default_factory=set)
     new: set[str] = field(default_factory=set)
+    parts: dict[str, Parts | None] = field(default_factory=dict)
 
 
 def deploy(conn: Connection[Any], source: str, tables: Tables, flows: Mapping[str, Flow]) -> Deployed:
@@ -55,6 +58,7 @@ def deploy(conn: Connection[Any], source: str, tables: Tables, flows: Mapping[st
             if new:
                 found.new.add(name)
             _index(conn, tables, plan)
+            found.parts[name] = keep(conn, tables, found.flows[name])
         removed = conn.execute(
             "UPDATE instep.flows SET state = 'removed' WHERE source = %s AND NOT name = ANY(%s) AND state = 'live'"
             " RETURNING name",

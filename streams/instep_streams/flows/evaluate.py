@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -13,6 +13,7 @@ from instep.protocols import Key
 from instep_schemas.documents import DocumentColumn
 from instep_streams.flows.catalog import GIVEN, query, quote
 from instep_streams.flows.compile import Plan
+from instep_streams.flows.dirty import Dirty
 from instep_streams.flows.images import Anchor
 from instep_streams.flows.layout import Share
 from instep_streams.flows.refusals import refuse
@@ -24,6 +25,19 @@ _STORAGE: Final = "WITH (fillfactor = 75, autovacuum_vacuum_scale_factor = 0.1)"
 
 EVALUATION_ERRORS: Final = (FlowError, psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError)
 """The SELECT's own faults on some data: division by zero, a text that is no number, a key that is not unique."""
+
+
+class FlowFault(Exception):
+    """A flow's SELECT failed within a step of several flows; the step is done again without it.
+
+    Attributes:
+        of_part: it was the SELECT of an intermediate result.
+    """
+
+    def __init__(self, flow: str, error: Exception, *, of_part: bool = False) -> None:
+        super().__init__(flow)
+        self.flow, self.of_part = flow, of_part
+        self.error = (str(error).splitlines() or [""])[0]
 
 
 class Emitted(NamedTuple):
@@ -56,12 +70,14 @@ class Evaluation:
 
     def __init__(self, conn: Connection[Any], plan: Plan, columns: Sequence[DocumentColumn], number: int) -> None:
         self._conn = conn
-        self.plan = plan
+        self.plan, self.number = plan, number
         self.columns = tuple(columns)
         self._types = {column.name: column.type for column in columns}
-        self._out, self._dirty, self._pending = (f"instep.{name}_{number}" for name in ("out", "dirty", "pending"))
+        self._out, self._pending = f"instep.out_{number}", f"instep.pending_{number}"
+        self._dirty = Dirty(conn, f"instep.dirty_{number}")
         self._single = sorted(plan.anchor) == sorted(plan.flow.key)
-        self._lookup = lookup_sql(plan, self._types, self._out)
+        self._own = self._lookup = lookup_sql(plan, self._types, self._out)
+        self._ready: Callable[[], bool] = lambda: False
         self.share = Share()
         self._has_pending = True
         self._again = True
@@ -70,8 +86,13 @@ class Evaluation:
 
     @property
     def statement(self) -> bytes:
-        """The statement that evaluates some anchors, as psycopg takes it."""
-        return self._lookup
+        """The statement that evaluates some anchors by the user's own text, as psycopg takes it."""
+        return self._own
+
+    def use(self, plan: Plan | None, ready: Callable[[], bool]) -> None:
+        """Evaluate this plan, which gives the same documents, whenever it is ready; None: never."""
+        self._lookup = self._own if plan is None else lookup_sql(plan, self._types, self._out)
+        self._ready = ready
 
     def create(self) -> None:
         """Create its tables.
@@ -85,10 +106,9 @@ class Evaluation:
         try:
             self._conn.execute(
                 f"CREATE TABLE {self._out} ({keys}, \"*h\" bigint, \"*batch\" bigint NOT NULL, {primary}) {_STORAGE};"
-                f"CREATE TABLE {self._pending} ({keys}, \"*doc\" text, \"*h\" bigint, {primary});"
-                f"CREATE TABLE {self._dirty} (anchor text[] PRIMARY KEY, failed boolean NOT NULL DEFAULT false)"
-                f" {_STORAGE}".encode()
+                f"CREATE TABLE {self._pending} ({keys}, \"*doc\" text, \"*h\" bigint, {primary})".encode()
             )  # fmt: skip
+            self._dirty.create()
         except psycopg.errors.UndefinedObject as exc:
             message = (exc.diag.message_primary or "").rstrip(".")
             raise refuse("KEY", f"Flow {self.plan.flow.name}: the key", message) from None
@@ -108,7 +128,8 @@ class Evaluation:
             self._conn.execute(query(self._forget_pending()), values)
         numbers = [batch] if self._single else [batch, batch]
         try:
-            rows = self._conn.execute(self._lookup, [*values, *numbers], prepare=True).fetchall()
+            lookup = self._lookup if self._ready() else self._own
+            rows = self._conn.execute(lookup, [*values, *numbers], prepare=True).fetchall()
         except psycopg.errors.CardinalityViolation as exc:
             if "ON CONFLICT" in (exc.diag.message_primary or ""):
                 raise self._not_unique() from None
@@ -124,7 +145,8 @@ class Evaluation:
             FlowError: KEY_NOT_UNIQUE.
             psycopg.DataError: the SELECT fails for the data of some key.
         """
-        self._conn.execute(f"TRUNCATE {self._pending}, {self._dirty}")
+        self._conn.execute(f"TRUNCATE {self._pending}")
+        self._dirty.clear()
         self._conn.execute("".join(f"SET LOCAL {name} = {value};" for name, value in SCANS.items()))
         try:
             self._conn.execute(whole_sql(self.plan, self._out, self._pending, self.share))
@@ -147,21 +169,8 @@ SELECT {key_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
 
     def put_off(self, anchors: Iterable[Anchor]) -> None:
         """Keep dirty anchors for later slices."""
-        self._put_off(anchors, failed=False)
+        self._dirty.add(anchors)
         self.waiting = True
-
-    def _put_off(self, anchors: Iterable[Anchor], *, failed: bool) -> None:
-        sql = (
-            f"INSERT INTO {self._dirty} (anchor, failed) SELECT a::text[], %s FROM unnest(%s::text[]) AS u(a)"
-            " ON CONFLICT (anchor) DO UPDATE SET failed = EXCLUDED.failed"
-        )
-        self._conn.execute(sql, (failed, [_array(anchor) for anchor in anchors]))
-
-    def next_dirty(self, count: int) -> list[Anchor]:
-        """Take some of the dirty anchors that were put off and have not failed since."""
-        some = f"ctid = ANY(ARRAY(SELECT ctid FROM {self._dirty} WHERE NOT failed LIMIT %s))"
-        rows = self._conn.execute(f"DELETE FROM {self._dirty} WHERE {some} RETURNING anchor", (count,)).fetchall()
-        return [tuple(anchor) for (anchor,) in rows]
 
     def put_off_all(self) -> None:
         """Make every anchor dirty: those of the key's tables and those that were emitted."""
@@ -173,10 +182,9 @@ SELECT {key_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
         ]
         own = _anchor_array([f"o.{quote(name)}" for name in self.plan.anchor])
         sources.append(f'SELECT {own} FROM {self._out} o WHERE "*h" IS NOT NULL')
-        every = " UNION ".join(sources)
-        self._conn.execute(
-            f"INSERT INTO {self._dirty} (anchor) SELECT a FROM ({every}) AS u(a) WHERE array_position(a, NULL) IS NULL"
-            " ON CONFLICT (anchor) DO UPDATE SET failed = false".encode()
+        self._dirty.clear()
+        self._dirty.add_selected(
+            f"SELECT a FROM ({' UNION '.join(sources)}) AS u(a) WHERE array_position(a, NULL) IS NULL"
         )
         self.waiting = True
 
@@ -202,7 +210,7 @@ SELECT {key_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
     @property
     def failing(self) -> bool:
         """Whether keys are put off because their evaluation failed."""
-        return self._conn.execute(f"SELECT EXISTS (SELECT FROM {self._dirty} WHERE failed)").fetchone() == (True,)
+        return self._dirty.failing
 
     def slice(self, count: int, batch: int) -> list[Emitted]:
         """Work on what was put off: at most so many keys; sets `waiting` False when nothing is left.
@@ -216,11 +224,11 @@ SELECT {key_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
             if found:
                 return found
         if self._again or not self.waiting:
-            self._conn.execute(f"UPDATE {self._dirty} SET failed = false WHERE failed")
+            self._dirty.retry()
             self._again = False
-        anchors = self.next_dirty(count)
-        self.waiting = len(anchors) == count
-        return self._isolating(anchors, batch)
+        anchors, all_taken = self._dirty.take(count)
+        self.waiting = not all_taken
+        return self._isolating(sorted(anchors), batch)
 
     def _isolating(self, anchors: Sequence[Anchor], batch: int) -> list[Emitted]:
         try:
@@ -228,7 +236,7 @@ SELECT {key_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
                 return self.evaluate(anchors, batch)
         except EVALUATION_ERRORS as exc:
             if len(anchors) == 1:
-                self._put_off(anchors, failed=True)
+                self._dirty.add(anchors, failed=True)
                 self.fault = exc
                 return []
         half = len(anchors) // 2
@@ -252,6 +260,10 @@ SELECT {key_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
     def _documents(self, anchors: Sequence[Anchor]) -> list[tuple[Any, ...]]:
         values = [list(column) for column in zip(*anchors, strict=True)]
         return self._conn.execute(query(anchors_sql(self.plan, self._types)), values).fetchall()
+
+    def tell(self, fault: str) -> None:
+        """Let people see why some keys cannot be evaluated; empty when all can."""
+        self._conn.execute("UPDATE instep.flows SET fault = %s WHERE id = %s", (fault, self.number))
 
     def forget_tombstones(self, marker: int) -> None:
         """Forget keys whose tombstone has been published."""
@@ -287,11 +299,6 @@ SELECT {key_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
 
     def _not_unique(self) -> FlowError:
         return refuse("KEY_NOT_UNIQUE", f"Flow {self.plan.flow.name}, key ({', '.join(self.plan.flow.key)})")
-
-
-def _array(values: Sequence[str]) -> str:
-    """An array literal of texts."""
-    return "{" + ",".join('"' + each.replace("\\", "\\\\").replace('"', '\\"') + '"' for each in values) + "}"
 
 
 def _anchor_array(expressions: Sequence[str]) -> str:

@@ -18,7 +18,8 @@ from instep_streams.flows.outbox import Marker, read_marker
 from instep_streams.flows.worker import failure
 
 _COUNTS: Final = """
-SELECT (SELECT count(*) FROM {} WHERE "*h" IS NOT NULL), (SELECT count(*) FROM {}), (SELECT count(*) FROM {})"""
+SELECT (SELECT count(*) FROM {} WHERE "*h" IS NOT NULL), (SELECT coalesce(sum(keys), 0) FROM {}),
+    (SELECT count(*) FROM {})"""
 
 
 def status(settings: Settings, source: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from psycopg import Connection
 
 from instep.errors import StateError
+from instep_streams.flows.dirty import COLUMNS
 
 STEPS: Final = (
     """
@@ -27,6 +28,18 @@ CREATE TABLE IF NOT EXISTS instep.flows (
     emitted bigint NOT NULL DEFAULT 0) WITH (fillfactor = 50);
 """,
     "ALTER TABLE instep.progress ADD COLUMN offsets jsonb NOT NULL DEFAULT '{}'",
+    f"""
+ALTER TABLE instep.flows ADD COLUMN parts text NOT NULL DEFAULT '';
+DO $$
+DECLARE n int;
+BEGIN
+    FOR n IN SELECT id FROM instep.flows LOOP
+        EXECUTE format('CREATE TABLE instep.chunks_%1$s {COLUMNS};
+            INSERT INTO instep.chunks_%1$s (anchors, keys) SELECT json_build_array(anchor), 1 FROM instep.dirty_%1$s;
+            DROP TABLE instep.dirty_%1$s; ALTER TABLE instep.chunks_%1$s RENAME TO dirty_%1$s', n);
+    END LOOP;
+END $$;
+""",
     """
 ALTER TABLE instep.progress ADD COLUMN generation bigint NOT NULL DEFAULT 0;
 CREATE TABLE instep.layouts (source text, generation bigint, workers int NOT NULL, PRIMARY KEY (source, generation));

@@ -14,7 +14,7 @@ from tests.streams.flows.difftest.__main__ import main
 from tests.streams.flows.difftest.run import Result, Run, read
 from tests.streams.flows.difftest.selects import Selects
 
-from instep_streams.flows import edges, engine, images, replica, resolve
+from instep_streams.flows import edges, engine, images, intermediate, parts, replica, resolve
 from instep_streams.flows.refusals import REFUSALS
 
 FOLDER = Path(__file__).parent / "difftest"
@@ -52,6 +52,45 @@ def _as_named(name: str, result: Result) -> bool:
 @pytest.mark.parametrize("folder", ["shop", "types", "corners"])
 def test_documents_equal_the_select(folder: str, seed: int, databases: tuple[str, str]) -> None:
     assert differences(folder, databases, seed, ROUNDS) == []
+
+
+@pytest.fixture
+def any_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every derived table that can be kept as an intermediate result is; some of its dirty keys always wait."""
+    monkeypatch.setattr(intermediate, "_worth", lambda tree: True)
+    monkeypatch.setattr(engine, "SLICE", 2)
+
+
+@pytest.mark.usefixtures("any_part")
+def test_documents_over_intermediate_results_equal_the_select(databases: tuple[str, str]) -> None:
+    assert differences("shop", databases, 3, ROUNDS) == []
+
+
+@pytest.mark.usefixtures("any_part")
+def test_random_selects_over_intermediate_results_are_right(databases: tuple[str, str]) -> None:
+    run, flows = random_run(databases, 7, ROUNDS)
+    assert run.parts
+    assert not [result.line(name) + flows[name] for name, result in run.results.items() if result.wrong]
+
+
+def _read_while_behind(evaluation: Any, kept: Any) -> None:
+    evaluation.use(None if kept is None else kept.plan, lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "defect"),
+    [
+        (parts.KeptPart, "_bring_up", lambda self, anchors: []),
+        (engine, "use", _read_while_behind),
+    ],
+    ids=["never brought up", "read while behind"],
+)
+@pytest.mark.usefixtures("any_part")
+def test_a_defect_of_intermediate_results_is_noticed(
+    where: Any, what: str, defect: Any, databases: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(where, what, defect)
+    assert differences("shop", databases, 1, 60, stop_at_difference=True)
 
 
 def random_flows(seed: int, count: int) -> dict[str, str]:

@@ -219,7 +219,8 @@ def test_many_dirty_keys_are_evaluated_in_slices(dsn: str) -> None:
         made.deploy({"f": flow()})
         assert len(drain(made)) == 2500
         changed = [row(number, Op.UPDATE, name="2") for number in range(2500)]
-        assert keys(made.process([(entry(2), changed)])) == []
-        first = made.slice()
+        made.process([(entry(2, more=True), changed)])
+        assert keys(made.process([(entry(3), [row(2500)])])) == [("2500",)]
+        first = made.slice(1000)
         assert len(first.documents) == 1000 and made.progress.settled == 1
-        assert len(drain(made)) == 1500 and made.progress.settled == 2
+        assert len(drain(made)) == 1500 and made.progress.settled == 3

@@ -114,6 +114,7 @@ class Run:
         self.log: list[Entry] = []
         self._state_dsn, self._recover = state_dsn, recover
         self.engine = self._start()
+        self.parts = set(self.engine.parts)
 
     def _accepted(self, files: dict[str, str]) -> dict[str, Flow]:
         accepted = {}
