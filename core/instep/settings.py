@@ -77,6 +77,9 @@ class SourceSettings(Model):
     batch_wait_ms: int = Field(2, ge=0, description="how long a batch waits for more changes once it has one")
     heartbeat_s: float = Field(10.0, gt=0, description="an idle slot is moved on this often")
     chunk_rows: int = Field(2_000, ge=1, description="most rows read at once while a table is copied beside the stream")
+    schema_ids: Literal["prefix", "header"] = Field(
+        "prefix", description="header: data records tell their schemas' GUIDs in headers, as newer Confluent clients do"
+    )
     tags: dict[str, tuple[str, ...]] = Field(
         default_factory=dict,
         description="tags of columns, by `schema.table.column`, `*` as a wildcard; each needs a rule in `encryption`",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import ssl
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,32 @@ class RegistryClient:
         with self._lock:
             self._texts[schema_id] = text
         return text
+
+    def guid(self, schema_id: int) -> bytes:
+        """The GUID of a schema, 16 bytes.
+
+        Raises:
+            RegistryError: the registry has no schema with this id, or gives no GUIDs.
+            ConnectionError, TimeoutError: no instance answers.
+        """
+        answer = self.call("GET", f"/schemas/ids/{schema_id}")
+        if answer.status != 200:
+            raise refusal(f"The schema with id {schema_id} cannot be read", answer)
+        if not answer.body.get("guid"):
+            raise RegistryError("This registry gives schemas no GUIDs.", 'Set schema_ids = "prefix" for the source.')
+        return uuid.UUID(str(answer.body["guid"])).bytes
+
+    def id_of(self, guid: bytes) -> int:
+        """The id of the schema with this GUID; the default context's, where several have it.
+
+        Raises:
+            RegistryError: the registry has no such schema.
+            ConnectionError, TimeoutError: no instance answers.
+        """
+        answer = self.call("GET", f"/schemas/guids/{uuid.UUID(bytes=guid)}/ids")
+        if answer.status != 200:
+            raise refusal(f"The schema with the GUID {uuid.UUID(bytes=guid)} cannot be read", answer)
+        return int(answer.body[0]["id"])
 
     def latest(self, subject: str) -> tuple[int, int, str] | None:
         """Id, version and text of the newest schema of a subject; None when the subject has none.

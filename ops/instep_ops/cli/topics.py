@@ -88,7 +88,7 @@ def tail(
     settings = open_running(project)
     with administer(settings) as admin:
         try:
-            reader = Tail(settings.kafka, admin.schema, topic, source_of(settings, topic))
+            reader = Tail(settings.kafka, admin, topic, source_of(settings, topic))
             for shown in reader.read(wish, follow):
                 typer.echo(json.dumps(shown, ensure_ascii=False, default=str))
         except KeyboardInterrupt:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -23,7 +23,9 @@ from instep_connectors.kafka import (
 )
 from instep_connectors.kafka.described import missing
 from instep_ops.planning.places import Places
+from instep_schemas.client import RegistryClient
 from instep_schemas.readable import Readable
+from instep_schemas.schemaids import SchemaIds
 
 _STEP: Final = 1_000
 _HEADERS: Final = ("instep.batch", "instep.committed_us")
@@ -145,7 +147,7 @@ class Tail:
 
     Args:
         kafka: the brokers.
-        schema: gives a schema's text by its registry id.
+        registry: of the schemas.
         topic: its name.
         source: whose data topic it is; empty for another topic.
 
@@ -154,8 +156,9 @@ class Tail:
         ConnectionError, TimeoutError: no broker answers.
     """
 
-    def __init__(self, kafka: KafkaSettings, schema: Callable[[int], str], topic: str, source: str = "") -> None:
-        self._kafka, self._readable, self._topic, self._source = kafka, Readable(schema), topic, source
+    def __init__(self, kafka: KafkaSettings, registry: RegistryClient, topic: str, source: str = "") -> None:
+        self._kafka, self._readable, self._topic, self._source = kafka, Readable(registry.schema), topic, source
+        self._ids = SchemaIds(registry)
         self._count = partitions(kafka, topic)
         if not self._count:
             raise missing(kafka, topic)
@@ -245,6 +248,7 @@ class Tail:
 
     def show(self, record: Record) -> dict[str, Any]:
         """A record as JSON values."""
+        (record,) = self._ids.prefixed([record])
         headers = dict(record.headers)
         time = datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
         shown: dict[str, Any] = {

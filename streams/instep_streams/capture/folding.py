@@ -14,6 +14,7 @@ from instep_schemas.client import RegistryClient
 from instep_schemas.decode import Decoder, Envelope, KeyDecoder, compile_decoder, decode_key_header
 from instep_schemas.encode import NEW_KEY, OLD_KEY
 from instep_schemas.records import unframe
+from instep_schemas.schemaids import SchemaIds
 from instep_streams.capture.batch import COUNTED
 
 FoldedRow = dict[str, str | None]
@@ -27,6 +28,7 @@ class Schemas:
     def __init__(self, registry: RegistryClient) -> None:
         self._registry = registry
         self._values: dict[int, Decoder] = {}
+        self.prefixed = SchemaIds(registry).prefixed
         self._headers: dict[int, KeyDecoder] = {}
 
     def envelope(self, value: bytes) -> Envelope:
@@ -126,7 +128,7 @@ class TableFold:
         before: dict[int, _Change] = {}
         found: Counter[tuple[int, str]] = Counter()
         seen: set[tuple[Position, int, bytes | None, str]] = set()
-        for record in records:
+        for record in self._schemas.prefixed(records):
             headers = dict(record.headers)
             position = Position.unpack(headers[POSITION_HEADER])
             if position > self._coverage.last:

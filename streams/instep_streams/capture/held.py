@@ -37,7 +37,7 @@ class Held:
 
     def read(self, records: Iterable[Record]) -> None:
         """Fold records, in offset order per partition."""
-        for record in records:
+        for record in self._schemas.prefixed(records):
             if record.value is None:
                 continue
             envelope = self._schemas.envelope(record.value)

@@ -13,6 +13,7 @@ from instep.settings import KafkaSettings
 from instep.topics import capture_dead_letter_topic, commands_topic, held_topic, journal_topic, tables_topic
 from instep_connectors.kafka import OutRecord, Publisher, TopicSpec, ensure_topics, last_record, partitions
 from instep_schemas.records import decode_journal, encode_journal, frame, unframe
+from instep_schemas.schemaids import SchemaIds
 from instep_streams.capture.batch import Batch, Origin
 from instep_streams.capture.meters import TRANSACTION
 
@@ -91,6 +92,7 @@ class BatchPublisher:
         self._entry_schema_id = 0
         self._number = 0
         self._entry: JournalEntry | None = None
+        self._ids: SchemaIds | None = None
 
     def start(self) -> None:
         """Fence older instances and settle what they left open.
@@ -101,15 +103,16 @@ class BatchPublisher:
         """
         asyncio.run(self._publisher.start())
 
-    def describe(self, origin: Origin, entry_schema_id: int, number: int) -> None:
+    def describe(self, origin: Origin, entry_schema_id: int, number: int, ids: SchemaIds | None = None) -> None:
         """Say what the entries need; before the first batch.
 
         Args:
             origin: what the entries tell of the source.
             entry_schema_id: registry id of `journal_entry.avsc`.
             number: of the last committed entry.
+            ids: data records say their schemas by headers.
         """
-        self._origin, self._entry_schema_id, self._number = origin, entry_schema_id, number
+        self._origin, self._entry_schema_id, self._number, self._ids = origin, entry_schema_id, number, ids
 
     async def publish(self, batch: Batch) -> JournalEntry:
         """Publish one batch and give its entry; returns when the transaction is committed.
@@ -130,14 +133,21 @@ class BatchPublisher:
 
     def _records(self, batch: Batch) -> Iterator[OutRecord]:
         hit("capture.begun")
+        own = self._own_topics()
         for topic, key, value, headers, partition in batch.records:
+            if self._ids is not None and topic not in own:
+                key, value, headers = self._ids.bare(key, value, headers)
             yield OutRecord(topic, key, value, None if partition < 0 else partition, headers)
+
+    def _own_topics(self) -> tuple[str, ...]:
+        """Topics that are no data topics."""
+        return capture_dead_letter_topic(self._source), held_topic(self._source), tables_topic(self._source)
 
     def _close(
         self, batch: Batch, starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
     ) -> OutRecord:
         hit("capture.before_entry")
-        own = (capture_dead_letter_topic(self._source), held_topic(self._source), tables_topic(self._source))
+        own = self._own_topics()
         data = {at: end for at, end in ends.items() if at[0] not in own}
         entry = self._origin.entry(self._number + 1, batch, {at: starts[at] for at in data}, data)
         self._entry = entry

@@ -97,7 +97,7 @@ class Recovery(Session):
         same = ours and identity.lsn >= captured_lsn(last)
         epoch = last.epoch if same else last.epoch + 1
         origin = Origin(self._task.source, epoch, identity.system, identity.timeline)
-        self._publisher.describe(origin, self._entry_schema, last.batch)
+        self._publisher.describe(origin, self._entry_schema, last.batch, self._ids())
         publishing = PublishingThread(self._publisher.publish, f"publish {self._task.source}")
         stack.callback(publishing.close)
         stack.callback(self._publisher.close)

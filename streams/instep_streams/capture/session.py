@@ -34,6 +34,7 @@ from instep_connectors.postgres.session import connect
 from instep_schemas.ciphers import tags_of
 from instep_schemas.client import RegistryClient
 from instep_schemas.records import schema_text
+from instep_schemas.schemaids import SchemaIds
 from instep_schemas.wire import WireOptions
 from instep_streams.capture.batch import Origin, captured_lsn
 from instep_streams.capture.beside import Beside
@@ -146,7 +147,7 @@ class Session:
         epoch = last.epoch if last else 1
         compatible = self._task.compatible
         origin = Origin(self._task.source, epoch, identity.system, identity.timeline)
-        self._publisher.describe(origin, self._entry_schema, last.batch if last else 0)
+        self._publisher.describe(origin, self._entry_schema, last.batch if last else 0, self._ids())
         publishing = PublishingThread(self._publisher.publish, f"publish {self._task.source}")
         stack.callback(publishing.close)
         stack.callback(self._publisher.close)  # first: it makes a publishing thread that waits for Kafka give up
@@ -164,6 +165,10 @@ class Session:
                 pass
         elif last is not None:
             self._stream(replication, server, last)
+
+    def _ids(self) -> SchemaIds | None:
+        """Data records say their schemas by an id before their bytes, or with this by headers."""
+        return SchemaIds(self._registry) if self._own.schema_ids == "header" else None
 
     def _make_parts(self, publishing: PublishingThread, database: str, epoch: int) -> Parts:
         compatible = self._task.compatible

@@ -17,6 +17,7 @@ from instep_connectors.kafka import RangeReader, Record
 from instep_schemas.client import RegistryClient
 from instep_schemas.decode import Decoder, Envelope, KeyDecoder, compile_decoder, decode_key, decode_key_header
 from instep_schemas.records import decode_journal, unframe
+from instep_schemas.schemaids import SchemaIds
 from instep_schemas.shape import shape_of
 from instep_streams.flows.catalog import Column, Table
 from instep_streams.flows.replica import RowChange, RowKey
@@ -72,6 +73,7 @@ class Inbox:
         self._journal = RangeReader(kafka, f"instep-worker-{source}-journal")
         self._readers: dict[int, _Reader] = {}
         self._keys: dict[int, _Keys] = {}
+        self._ids = SchemaIds(registry)
 
     def close(self) -> None:
         """Release the connections."""
@@ -134,7 +136,7 @@ class Inbox:
         """The changes that an entry's records hold; raises as `read`."""
         tables: list[Table] = []
         found: list[tuple[bytes, RowChange]] = []
-        for record in records:
+        for record in self._ids.prefixed(records):
             if record.value is None:
                 continue  # the tombstone behind a delete
             reader, newer = self._value_reader(record)
@@ -148,6 +150,7 @@ class Inbox:
 
     def envelope(self, record: Record) -> Envelope:
         """What a data record says of its change; raises as `read`."""
+        (record,) = self._ids.prefixed([record])
         reader, _ = self._value_reader(record)
         try:
             return reader.decode(_unframed(record, record.value)[1])

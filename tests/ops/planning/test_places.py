@@ -39,7 +39,7 @@ def shop(
 def test_every_position_is_found(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "_STEP", 2)  # so that halving has something to do
     kafka, topic = shop.settings.kafka, f"{shop.name}.public.items"
-    tail = Tail(kafka, shop.registry.schema, topic)
+    tail = Tail(kafka, shop.registry, topic)
     every = sorted(
         (Position.parse(tail.show(record)["position"]), (topic, record.partition), record.offset)
         for record in read_topic(kafka, topic)
@@ -60,7 +60,7 @@ def test_every_position_is_found(shop: Shop, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_tail_reads_from_there(shop: Shop) -> None:
     kafka, topic = shop.settings.kafka, f"{shop.name}.public.items"
-    plain, fast = (Tail(kafka, shop.registry.schema, topic, source) for source in ("", shop.name))
+    plain, fast = (Tail(kafka, shop.registry, topic, source) for source in ("", shop.name))
     for text in ("1:0/0:0", str(Position.parse(next(iter(plain.read(Wish(count=1))))["position"]))):
         wish = Wish(position=Position.parse(text), count=None)
         wanted, found = (sorted(map(repr, tail.read(wish))) for tail in (plain, fast))

@@ -156,7 +156,8 @@ class Shop:
         registry = RegistryClient(self.settings.registry.url)
         schemas = Schemas(registry)
         try:
-            return [(r, None if r.value is None else schemas.envelope(r.value)) for r in self.records(table)]
+            records = schemas.prefixed(self.records(table))
+            return [(r, None if r.value is None else schemas.envelope(r.value)) for r in records]
         finally:
             schemas.close()
 
