@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from instep_schemas.derive import connect_record, schema_text, source_record, transaction_record
+from instep_schemas.connectrecords import connect_record, source_record, transaction_record
+from instep_schemas.derive import schema_text
 from instep_schemas.varint import counted, long
 from instep_schemas.wire import WireOptions
 
