@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -32,6 +32,12 @@ SELECT c.oid::bigint, n.nspname || '.' || c.relname FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
   AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
+"""
+
+_INHERITED = """
+SELECT DISTINCT n.nspname || '.' || c.relname FROM pg_catalog.pg_inherits i
+JOIN pg_catalog.pg_class c ON c.oid = i.inhparent AND c.relkind = 'r'
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 """
 
 _PUBLISHED = "SELECT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = %s"
@@ -114,7 +120,9 @@ def check_all(settings: Settings, names: Sequence[str] | None) -> list[FlowCheck
     found = []
     for source, flows in by_source(settings, names).items():
         with closing(connect(settings.sources[source].dsn.reveal(), APPLICATION)) as conn:
-            tables = catalog_of(map(_table, _captured(conn, settings.sources[source].tables)))
+            inherited = {name for (name,) in conn.execute(_INHERITED).fetchall()}
+            captured = map(_table, _captured(conn, settings.sources[source].tables))
+            tables = catalog_of(replace(each, inherited=each.id in inherited) for each in captured)
             pin(conn)
             published = _published(conn, settings.sources[source].publication)
             found += [_check(conn, flow, tables, published) for flow in flows.values()]

@@ -45,12 +45,14 @@ class Table:
         name: its name.
         columns: in order.
         key: the columns that identify a row; empty for a keyless table.
+        inherited: other tables inherit from it (no partitions): reading it gives their rows too, in the store only.
     """
 
     schema: str
     name: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
+    inherited: bool = field(default=False, compare=False)
     _types: dict[str, Column] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -152,7 +152,11 @@ def _qualify(tree: exp.Query, catalog: Catalog) -> exp.Query:
         except SqlglotError as exc:
             found = _UNKNOWN.match(_first_line(exc))
             if found is None or found[1] in unknown:
-                raise refuse("RESOLVE", "The SELECT", _first_line(exc)) from None
+                unknown_columns = "missing source schemas" in str(exc)  # of a function in FROM: only PostgreSQL knows
+                advice = (
+                    "Give the function in FROM an alias, and write it before the column." if unknown_columns else ""
+                )
+                raise refuse("RESOLVE", "The SELECT", _first_line(exc), advice) from None
             unknown.add(found[1])  # let it through: `_check_columns` says what there is instead
 
 
@@ -227,6 +231,8 @@ def _check_tables(scope: Scope, catalog: Catalog) -> None:
                 raise refuse("UNKNOWN_TABLE", f'Table "{name}"', "", _existing("captured are", name, catalog))
             if not catalog[name].key:
                 raise refuse("KEYLESS", f'Table "{name}"')
+            if catalog[name].inherited:
+                raise refuse("INHERITED", f'Table "{name}"')
 
 
 def _check_columns(scope: Scope, catalog: Catalog) -> None:

@@ -24,6 +24,10 @@ REFUSALS: Final = {
     "RESOLVE": Refusal("the store has no such column or function", "Use a name that exists."),
     "UNKNOWN_TABLE": Refusal("it is not a captured table", "Capture the table (sources.….tables), or use another."),
     "KEYLESS": Refusal("the table has no primary key, so its rows cannot be followed", "Give the table a primary key."),
+    "INHERITED": Refusal(
+        "other tables inherit from it, and their rows are captured under their own names",
+        "Read the tables that inherit too, with UNION ALL, and leave rows of their own to this one; or partition it.",
+    ),
     "STAR": Refusal(
         "a column added to the store would change the documents", "Name the columns instead of writing `*`."
     ),

@@ -42,6 +42,9 @@ JOIN pg_namespace n ON n.oid = c.relnamespace
 CROSS JOIN unnest(i.indkey) WITH ORDINALITY k(attnum, o)
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
 WHERE i.indisprimary ORDER BY 1, k.o"""
+_PARENTS = """
+SELECT DISTINCT n.nspname || '.' || c.relname FROM pg_inherits i
+JOIN pg_class c ON c.oid = i.inhparent AND c.relkind = 'r' JOIN pg_namespace n ON n.oid = c.relnamespace"""
 _REFERENCES = """
 SELECT n.nspname || '.' || c.relname, fn.nspname || '.' || f.relname,
     ARRAY(SELECT attname::text FROM unnest(k.conkey) WITH ORDINALITY u(num, o)
@@ -135,8 +138,9 @@ class Store:
                     mark.add((f"{schema}.{table}", name))
         for table, name in self.conn.execute(_KEYS):
             keys[table].append(name)
+        parents = {name for (name,) in self.conn.execute(_PARENTS)}
         return catalog_of(
-            Table(schema, table, tuple(each), tuple(keys[f"{schema}.{table}"]))
+            Table(schema, table, tuple(each), tuple(keys[f"{schema}.{table}"]), f"{schema}.{table}" in parents)
             for (schema, table), each in columns.items()
         )
 
@@ -146,7 +150,7 @@ class Store:
             old, new = (_texts(table, row) for row in ("OLD", "NEW"))
             self.conn.execute(
                 "INSERT INTO difftest.log (tbl, op, new)"
-                f" SELECT {literal(table.id)}, 'I', {_texts(table, 'r')} FROM {table.sql} AS r".encode()
+                f" SELECT {literal(table.id)}, 'I', {_texts(table, 'r')} FROM {_only(table)} AS r".encode()
             )
             insert = "INSERT INTO difftest.log (tbl, op, old, new) VALUES (TG_ARGV[0], left(TG_OP, 1)"
             self.conn.execute(
@@ -198,7 +202,7 @@ class Store:
         with self.conn.transaction(force_rollback=True):
             self.conn.execute("SET LOCAL session_replication_role = replica")
             for number, table in enumerate(self.tables.values()):
-                self.conn.execute(f"CREATE TEMPORARY TABLE difftest_{number} AS SELECT * FROM {table.sql}".encode())
+                self.conn.execute(f"CREATE TEMPORARY TABLE difftest_{number} AS SELECT * FROM {_only(table)}".encode())
             for _ in range(_SHUFFLES):
                 self.conn.execute(f"TRUNCATE {names}".encode())
                 for number, table in enumerate(self.tables.values()):
@@ -209,6 +213,11 @@ class Store:
                         f" SELECT {columns} FROM difftest_{number} ORDER BY random()".encode()
                     )
                 yield self.documents(sql)
+
+
+def _only(table: Table) -> str:
+    """The table without those that inherit from it."""
+    return f"ONLY {table.sql}" if table.inherited else table.sql
 
 
 def _texts(table: Table, row: str) -> str:

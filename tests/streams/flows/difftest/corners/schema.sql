@@ -65,3 +65,6 @@ COPY hr.person (id, name, team_id, boss_id) FROM stdin;
 1	Anna	1	\N
 2	Bo	1	1
 \.
+
+CREATE TABLE parent (id int PRIMARY KEY, a text);
+CREATE TABLE child (b int, PRIMARY KEY (id)) INHERITS (parent);

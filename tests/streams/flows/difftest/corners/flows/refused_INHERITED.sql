@@ -1,0 +1,4 @@
+/* instep
+key = "id"
+*/
+SELECT id, a FROM parent
