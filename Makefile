@@ -36,8 +36,8 @@ bench: setup
 	$(BIN)/python -m benchmarks.$(or $(OF),capture) $(ARGS)
 
 soak: setup
-	KILLS=$(or $(KILLS),1000) $(BIN)/python -m pytest -s tests/streams/capture/test_kill.py
-	ROUNDS=$(or $(ROUNDS),400) SEEDS=$(or $(SEEDS),5) SELECTS=$(or $(SELECTS),2000) $(BIN)/python -m pytest tests/streams/flows/test_difftest.py
+	KILLS=$(or $(KILLS),1000) $(BIN)/python -m pytest -s --timeout 0 tests/streams/capture/test_kill.py
+	ROUNDS=$(or $(ROUNDS),400) SEEDS=$(or $(SEEDS),5) SELECTS=$(or $(SELECTS),2000) $(BIN)/python -m pytest --timeout 0 tests/streams/flows/test_difftest.py
 
 UV_LOCK := uv pip compile pyproject.toml --generate-hashes --no-header --no-emit-index-url --no-annotate --python-version 3.11
 
