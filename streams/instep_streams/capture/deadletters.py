@@ -12,7 +12,7 @@ from instep.topics import capture_dead_letter_topic
 from instep_connectors.postgres.pgoutput import RawRow
 from instep_schemas import records
 from instep_schemas.wire import Unencodable
-from instep_streams.capture.batch import Record
+from instep_streams.capture.batch import REJECTED, Batch, Record
 from instep_streams.capture.tables import CapturedTable
 from instep_streams.capture.withheld import Withheld, held_record
 
@@ -70,6 +70,12 @@ class DeadLetters:
         )
         value = records.frame(self._schema_id, body)
         return Record(self._topic, table.name.encode(), value, [(POSITION_HEADER, position.pack())])
+
+    @staticmethod
+    def count(batch: Batch, table: CapturedTable, fault: Unencodable) -> None:
+        """Count a refused change; a withheld one counts when it is written."""
+        if not isinstance(fault, Withheld):
+            batch.count(table.name, REJECTED)
 
 
 def _texts(names: list[str], row: RawRow | None) -> dict[str, Any] | None:

@@ -19,7 +19,6 @@ from instep_streams.capture.batch import (
     CREATE,
     DELETE,
     READ,
-    REJECTED,
     TRUNCATE,
     UPDATE,
     Batch,
@@ -326,7 +325,7 @@ class Transactions:
         record = self._dead_letters.record(table, position, op, old, new, fault)
         self.batch.records.append(record)
         self.batch.size += len(record.value or b"")
-        self.batch.count(table.name, REJECTED)
+        self._dead_letters.count(self.batch, table, fault)
         self.batch.reach(position, self._committed_us)
 
     def _truncate(self, message: pgoutput.Truncate, lsn: int) -> None:
