@@ -77,8 +77,8 @@ class JournalEntry:
     def whole(self) -> bool:
         """Whether all that is captured up to here is a state that the store once had: a place to show documents.
 
-        It is not within a transaction or a snapshot, nor while the first snapshot, cut off, is being finished beside the
-        stream.
+        It is not within a transaction or a snapshot, nor while a first snapshot that was cut off is being finished
+        beside the stream.
         """
         return not self.more and not (self.snapshot_state and json.loads(self.snapshot_state).get("initial", False))
 

@@ -76,6 +76,7 @@ class SourceSettings(Model):
     batch_changes: int = Field(2_000, ge=1, description="most changes in one Kafka transaction")
     batch_wait_ms: int = Field(2, ge=0, description="how long a batch waits for more changes once it has one")
     heartbeat_s: float = Field(10.0, gt=0, description="an idle slot is moved on this often")
+    snapshot_threads: int = Field(2, ge=1, le=64, description="connections that read the first snapshot at once")
     chunk_rows: int = Field(2_000, ge=1, description="most rows read at once while a table is copied beside the stream")
     schema_ids: Literal["prefix", "header"] = Field(
         "prefix", description="header: data records tell their schemas' GUIDs in headers, as newer Confluent clients do"

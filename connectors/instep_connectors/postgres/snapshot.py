@@ -122,6 +122,30 @@ class Snapshot:
         for row in copied_rows(self._conn, query):
             yield row if relation.columns else ()
 
+    def lines(self, query: sql.Composable) -> Iterator[bytes]:
+        """What COPY gives for a query, line by line.
+
+        Raises:
+            ConnectionError: lost meanwhile.
+        """
+        try:
+            with self._conn.cursor() as cursor, cursor.copy(sql.SQL("COPY ({}) TO STDOUT").format(query)) as copy:
+                for line in copy:
+                    yield bytes(line)
+        except psycopg.Error as exc:
+            raise passing(exc) from exc
+
+    def sizes(self, tables: Sequence[Published]) -> dict[int, tuple[int | None, int]]:
+        """Per table OID how many rows it has, roughly (None: not known), and its bytes."""
+        rows = self._conn.execute(
+            "SELECT o, sum(CASE WHEN c.reltuples < 0 THEN NULL ELSE c.reltuples END)::bigint,"
+            " sum(pg_table_size(c.oid))::bigint FROM unnest(%s::oid[]) o"
+            " JOIN pg_class c ON c.oid = o OR c.oid IN (SELECT t.relid FROM pg_partition_tree(o) t WHERE t.isleaf)"
+            " GROUP BY o",
+            ([table.oid for table in tables],),
+        ).fetchall()
+        return {int(oid): (None if count is None else int(count), int(size)) for oid, count, size in rows}
+
     def close(self) -> None:
         """End the transaction and the connection. Safe to call twice."""
         self._conn.close()

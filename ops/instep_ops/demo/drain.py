@@ -92,7 +92,7 @@ class Drain:
         if entry is None:
             return None, float("inf")
         behind = at.lsn - (entry.last.lsn + 1)
-        return (entry, 0.0) if behind <= 0 and not entry.more else (None, float(max(behind, 1)))
+        return (entry, 0.0) if behind <= 0 and entry.whole else (None, float(max(behind, 1)))
 
     async def _flowed(self, entry: JournalEntry) -> tuple[bool | None, float]:
         found = await asyncio.to_thread(flow_status, self._settings, SOURCE)

@@ -73,7 +73,7 @@ class Barrier:
 
         async def captured() -> tuple[object, JournalEntry | None]:
             entry = await asyncio.to_thread(last_entry, self._settings.kafka, self._source)
-            reached = entry is not None and not entry.more and entry.last.lsn + 1 >= lsn
+            reached = entry is not None and entry.whole and entry.last.lsn + 1 >= lsn
             return entry and entry.batch, entry if reached else None
 
         entry = await self._await(captured, f"Capture of {self._source} has not reached {format_lsn(lsn)}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from enum import Enum, auto
@@ -14,7 +15,7 @@ from enum import Enum, auto
 from instep.change import format_lsn
 from instep.errors import SourceError
 from instep.journal import JournalEntry
-from instep.topics import capture_dead_letter_topic, journal_topic, value_subject
+from instep.topics import capture_dead_letter_topic, data_topic, journal_topic, value_subject
 from instep_connectors.postgres import slot as slots
 from instep_connectors.postgres.catalog import Catalog
 from instep_connectors.postgres.pgoutput import RelationMessage
@@ -41,7 +42,7 @@ from instep_streams.capture.beside import Beside
 from instep_streams.capture.copies import Copies
 from instep_streams.capture.deadletters import DeadLetters
 from instep_streams.capture.gap import Gap
-from instep_streams.capture.kafka import BatchPublisher, ensure_data_topic, ensure_own_topics, largest_value, last_entry
+from instep_streams.capture.kafka import BatchPublisher, DataTopics, ensure_own_topics, largest_value, last_entry
 from instep_streams.capture.publishing import PublishingThread
 from instep_streams.capture.sidetopics import SideTopics
 from instep_streams.capture.snapshotting import Snapshotting
@@ -70,8 +71,8 @@ class Start(Enum):
     """Go on behind the last journal entry."""
 
 
-def choose_start(slot: str, slot_exists: bool, last: JournalEntry | None, standby: bool = False) -> Start:
-    """Decide from the journal and the slot; a standby takes no watermarks.
+def choose_start(slot: str, slot_exists: bool, last: JournalEntry | None, anew: bool = False) -> Start:
+    """Decide from the journal and the slot; `anew`: a snapshot cannot be finished beside the stream.
 
     Raises:
         SourceError: one of the two is missing, so that changes may be lost.
@@ -82,7 +83,7 @@ def choose_start(slot: str, slot_exists: bool, last: JournalEntry | None, standb
         return Start.FIRST
     if last.snapshot and last.more:
         begun = Copies.parse(last.snapshot_state).initial
-        return Start.FINISH if begun and slot_exists and not standby else Start.AGAIN
+        return Start.FINISH if begun and slot_exists and not anew else Start.AGAIN
     if last.more and Gap.of(last) is not None:
         raise SourceError("A recovery was cut off.", "`instep capture recover` does it again.")
     if not slot_exists:
@@ -117,13 +118,29 @@ class Session:
             server = slots.read_server(self._control)
             slots.check_server(server, slots.read_slot(self._control, self._own.slot) is not None)
             slots.SlotLock(self._control, self._own.slot).acquire(_PATIENCE_S, self._task.idle)
-            ensure_own_topics(self._task.settings.kafka, self._task.source)
             self._publisher = BatchPublisher(self._task.settings.kafka, self._task.source)
             stack.callback(self._publisher.close)
-            self._publisher.start()
-            last = last_entry(self._task.settings.kafka, self._task.source)
-            self._open_registry(stack)
+            last = self._open(stack)
             self._capture(stack, server, last)
+
+    def _open(self, stack: ExitStack) -> JournalEntry | None:
+        """Topics, journal and registry side by side: one after the other they would be half of a start."""
+        kafka, source = self._task.settings.kafka, self._task.source
+        self._topics = DataTopics(kafka, self._own.partitions)
+
+        def journal() -> JournalEntry | None:
+            self._publisher.start()  # settles what a dead writer left open
+            return last_entry(kafka, source)
+
+        with ThreadPoolExecutor(2, "start") as pool:
+            topics, last = pool.submit(ensure_own_topics, kafka, source), pool.submit(journal)
+            try:
+                self._open_registry(stack)
+                topics.result()
+                return last.result()
+            except BaseException:
+                self._publisher.close()  # else the pool would wait for one that waits for Kafka
+                raise
 
     def _open_registry(self, stack: ExitStack) -> None:
         settings, source = self._task.settings.registry, self._task.source
@@ -152,10 +169,12 @@ class Session:
         stack.callback(publishing.close)
         stack.callback(self._publisher.close)  # first: it makes a publishing thread that waits for Kafka give up
         self._parts = self._make_parts(publishing, server.database, epoch)
-        start = choose_start(self._own.slot, self._look(server.database, last), last, server.standby)
+        anew = server.standby or (compatible is not None and compatible.snapshot == "initial_only")
+        start = choose_start(self._own.slot, self._look(server.database, last), last, anew)
         if start in (Start.FIRST, Start.AGAIN):
             published = self._publish()
             check_readable(self._control, published)
+            self._prepare(published)
             last = Snapshotting(self._task, self._parts, replication, published).run(last)
             replication.close()
             replication = self._replicate(stack)
@@ -216,7 +235,12 @@ class Session:
         return True
 
     def _make_topic(self, topic: str) -> int:
-        return ensure_data_topic(self._task.settings.kafka, topic, self._own.partitions)
+        return self._topics.make(topic)
+
+    def _prepare(self, published: Sequence[Published]) -> None:
+        """Begin to create the tables' topics before their first rows ask for them. Debezium makes none before."""
+        if self._task.compatible is None:
+            self._topics.prepare(data_topic(self._task.source, table.schema, table.name) for table in published)
 
     def _stream(self, replication: ReplicationConnection, server: slots.Server, last: JournalEntry) -> None:
         slot = slots.read_slot(self._control, self._own.slot)
@@ -230,7 +254,7 @@ class Session:
             last = stopped.release(last)
             task = replace(task, idle=lambda seconds: self._task.idle(seconds) or stopped.due())
         if self._task.compatible is None:
-            check_publication(self._control, self._own.publication, self._own.tables)
+            self._prepare(check_publication(self._control, self._own.publication, self._own.tables))
         elif not publication_exists(self._control, self._own.publication):
             raise missing_publication(self._own.publication)
         self._beside = Beside(self._task, self._parts, last, standby=server.standby)

@@ -1,11 +1,13 @@
 """The first copy of the captured tables, exact against the stream that follows.
 
 The rule. A slot's exported snapshot holds every transaction committed below the slot's consistent point, and the
-stream brings all others; so rows get the position just below that point. The snapshot's view dies with its connection:
-when capture is killed before the last snapshot entry, slot and snapshot are made anew. What the abandoned attempt left
-in the topics is cleared first by one TRUNCATE per table, since a row deleted between the attempts would otherwise live
-on. All entries but the last say `more`, so that no reader shows a state in between. An entry written *before* the slot
-is made tells, after a kill, that the slot is ours to drop.
+stream brings all others; so rows get the position just below that point. All entries but the last say `more`, so that
+no reader shows a state in between. An entry written *before* the slot is made tells, after a kill, that it is ours.
+
+The snapshot's view dies with its connection. What is in the journal by then stays right, because the stream goes on
+from the same point; what is left is copied beside the stream (`Start.FINISH`). So each entry says which parts of which
+tables are left: parts are read in the order of their keys. Where that cannot be (no slot yet, a standby), slot and
+snapshot are made anew, behind one TRUNCATE per table: a row deleted between the attempts would otherwise live on.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import logging
 import select
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import psycopg
 
@@ -24,6 +26,8 @@ from instep.failpoints import hit
 from instep.journal import JournalEntry
 from instep.relation import Relation
 from instep_connectors.postgres import slot as slots
+from instep_connectors.postgres.chunks import Part
+from instep_connectors.postgres.pieces import Readers, Work, split
 from instep_connectors.postgres.publication import Published, places
 from instep_connectors.postgres.replication import NewSlot, ReplicationConnection
 from instep_connectors.postgres.selection import matches
@@ -32,6 +36,8 @@ from instep_connectors.postgres.snapshot import Snapshot, TextRow
 from instep_schemas.envelope import SourceBlock, time_stamp
 from instep_schemas.wire import Unencodable
 from instep_streams.capture.batch import READ, REJECTED, Batch
+from instep_streams.capture.chunking import row_texts
+from instep_streams.capture.copies import Bounds, Copies, Copy
 from instep_streams.capture.members import Members
 from instep_streams.capture.streaming import MAX_BATCH_BYTES
 from instep_streams.capture.tables import CapturedTable
@@ -45,8 +51,22 @@ _LOOK_AT_SLOT_S: Final = 2.0
 _TELL_S: Final = 10.0
 
 
-SnapshotRow = tuple[int, CapturedTable, TextRow]
-"""A row with its table, and that table's number."""
+_AT_ONCE_BYTES: Final = 8 << 20
+_PART_ROWS: Final = 200_000
+
+
+class Step(NamedTuple):
+    """How far a piece brings its part: `bounds` is the part in `copy.ranges`, `reached` its last key, if in order."""
+
+    copy: Copy
+    bounds: Bounds
+    rows: int
+    over: bool
+    reached: list[str] | None
+
+
+SnapshotRow = tuple[int, CapturedTable, TextRow, Step | None]
+"""A row with its table, that table's number, and the step that it completes."""
 
 
 class Stopped(Exception):
@@ -73,12 +93,13 @@ class Snapshotting:
         self._batch = Batch()
         self._seq = 0
         self._rows = 0
-        self._state: dict[str, str | int] = {"slot": task.own.slot}
+        self._copies = Copies()
+        self._done: dict[str, int] = {}
         self._position = Position(parts.epoch, 0, 0)
         self._taken_us = 0
         self._stamp = time_stamp(time.time_ns())
         self._last: JournalEntry | None = None
-        self._slot_seen = self._told = time.monotonic()
+        self._slot_seen = self._told = self._started = time.monotonic()
 
     def run(self, unfinished: JournalEntry | None) -> JournalEntry | None:
         """Copy everything.
@@ -122,11 +143,11 @@ class Snapshotting:
         self._settle()
 
     def _copy(self, new: NewSlot, *, clear: bool) -> None:
-        started = time.monotonic()
+        self._started = time.monotonic()
         snapshot = Snapshot(self._task.dsn, self._task.application, new.snapshot, self._published)
+        readers = None
         try:
             self._position = Position(self._parts.epoch, new.lsn - 1, 0)
-            self._state["lsn"] = format_lsn(new.lsn)
             self._taken_us = time.time_ns() // 1000
             compatible = self._parts.compatible
             source = SourceBlock(
@@ -138,16 +159,47 @@ class Snapshotting:
             self._join()
             if clear and not (compatible and Op.TRUNCATE in compatible.skipped):
                 self._clear(tables, source, new.lsn)
-            self._copy_tables(self._all_rows(snapshot, relations, tables), source, new.lsn)
+            works = self._plan(snapshot, relations)
+            threads = self._task.own.snapshot_threads if compatible is None else 1
+            readers = Readers(
+                self._task.dsn, self._task.application, new.snapshot, works, threads, self._task.own.batch_changes
+            )
+            self._copy_tables(self._all_rows(readers, relations, tables), source, new.lsn)
         finally:
+            if readers is not None:
+                readers.close()
             snapshot.close()
         self._hand(more=False)
         self._settle()
-        seconds = time.monotonic() - started
+        seconds = max(time.monotonic() - self._started, 1e-3)
         log.info(
-            "snapshot at %s: %d rows of %d tables in %.1f s",
-            format_lsn(new.lsn), self._rows, len(self._published), seconds,
+            "snapshot at %s: %d rows of %d tables in %.1f s, %.0f rows/s",
+            format_lsn(new.lsn), self._rows, len(self._published), seconds, self._rows / seconds,
         )  # fmt: skip
+
+    def _plan(self, snapshot: Snapshot, relations: Mapping[int, Relation]) -> list[Work[tuple[Copy, Bounds]]]:
+        """The parts to read, and in `_copies` what that leaves to do."""
+        sizes = snapshot.sizes(self._published)
+        self._copies.initial = True
+        works: list[Work[tuple[Copy, Bounds]]] = []
+        for published in self._published:
+            if not self._copied(published):
+                continue
+            relation, (rows, size) = relations[published.oid], sizes.get(published.oid, (None, 0))
+            key = list(relation.key)
+            copy = Copy(published.table, order=key, first=True, total=rows)
+            self._copies.todo.append(copy)
+            # Debezium reads in no order; it would show in a table that is read in one go, where order is of no use
+            order = key if self._parts.compatible is None or size > _AT_ONCE_BYTES else []
+            parts = [Part()]
+            if order and self._parts.compatible is None and rows is not None and rows > _PART_ROWS:
+                parts = split(snapshot, published, order, rows, -(-rows // _PART_ROWS))
+            copy.ranges = [[None if bound is None else list(bound) for bound in part] for part in parts]
+            works += [
+                Work((copy, bounds), published, relation, order, part)
+                for bounds, part in zip(copy.ranges, parts, strict=True)
+            ]
+        return works
 
     def _capture(self, relations: Mapping[int, Relation]) -> dict[int, CapturedTable]:
         """Register the tables' schemas; like Debezium's, a compatible capture does so with each table's first row."""
@@ -170,17 +222,41 @@ class Snapshotting:
             add_truncate(self._batch, table, value, self._next(), self._parts.headers)
 
     def _all_rows(
-        self, snapshot: Snapshot, relations: Mapping[int, Relation], tables: Mapping[int, CapturedTable]
+        self, readers: Readers, relations: Mapping[int, Relation], tables: Mapping[int, CapturedTable]
     ) -> Iterator[SnapshotRow]:
-        """Every row to copy, with its table and the table's number."""
-        for number, published in enumerate(self._published):
-            if not self._copied(published):
+        """Every row to copy, with its table, the table's number, and how far it brings its part."""
+        known = dict(tables)
+        numbers = {published.oid: number for number, published in enumerate(self._published)}
+        for piece in readers:
+            if piece is None:
+                self._look()
                 continue
-            relation, table = relations[published.oid], tables.get(published.oid)
-            for row in snapshot.rows(published, relation):
-                if table is None:
-                    table = self._parts.tables.captured(relation)
-                yield number, table, row
+            work, rows, over = piece
+            oid = work.table.oid
+            if rows and oid not in known:
+                known[oid] = self._parts.tables.captured(relations[oid])
+            for row in rows[:-1]:
+                yield numbers[oid], known[oid], row, None
+            reached = None if over or not work.order else row_texts(work.relation, work.order, rows[-1])
+            copy, bounds = work.owner
+            step = Step(copy, bounds, len(rows), over, reached)
+            if rows:
+                yield numbers[oid], known[oid], rows[-1], step
+            else:
+                self._advance(step)
+
+    def _advance(self, step: Step) -> None:
+        """A piece is written: take it out of what is left."""
+        copy = step.copy
+        copy.rows += step.rows
+        if step.over:
+            copy.ranges.remove(step.bounds)
+            if not copy.ranges:
+                self._copies.todo.remove(copy)
+        elif step.reached is not None:
+            step.bounds[0] = step.reached  # also of a part whose end, an empty piece, was seen before
+        if not copy.ranges:
+            self._done[copy.table] = copy.rows
 
     def _copied(self, published: Published) -> bool:
         """Whether the settings want the table's rows."""
@@ -194,10 +270,10 @@ class Snapshotting:
         blocks = {name: source.marked(name) for name in ("first", "first_in_data_collection")}
         blocks |= {name: source.marked(name) for name in ("last_in_data_collection", "last")}
         blocks["true"] = source
-        for marker, table, row in marked(rows):
-            if self._state.get("table") != table.name:
-                self._state |= {"table": table.name, "rows": self._rows}
+        for marker, table, row, step in marked(rows, mixed=self._parts.compatible is None):
             self._add(table, row, blocks[marker], lsn)
+            if step is not None:
+                self._advance(step)
             if self._batch.changes >= self._task.own.batch_changes or self._batch.size >= MAX_BATCH_BYTES:
                 self._hand(more=True)
                 hit("capture.snapshot")
@@ -234,7 +310,7 @@ class Snapshotting:
         if batch.last is None:
             batch.pass_by(self._position, self._taken_us)
         batch.snapshot, batch.more = True, more
-        batch.snapshot_state = json.dumps(self._state) if more else ""
+        batch.snapshot_state = self._state if more else ""
         self._parts.publishing.hand(batch)
 
     def _settle(self) -> None:
@@ -258,20 +334,42 @@ class Snapshotting:
             slots.check_slot(slot, self._parts.options.database)
         if now - self._told >= _TELL_S:
             self._told = now
-            log.info("snapshot: %d rows so far, now %s", self._rows, self._state.get("table"))
+            self._tell(now)
+
+    @property
+    def _state(self) -> str:
+        """What is done and what is left, for the journal."""
+        known = json.loads(self._copies.state or "{}")
+        return json.dumps({"slot": self._task.own.slot, **known, "done": self._done})
+
+    def _tell(self, now: float) -> None:
+        """Log how far it is."""
+        rate = self._rows / max(now - self._started, 1e-3)
+        total = sum(each.total or each.rows for each in self._copies.todo) + sum(self._done.values())
+        left = max(0, total - self._rows) / rate if rate else 0.0
+        log.info(
+            "snapshot: %d of about %d rows, %d tables done, %d to go; %.0f rows/s, about %.0f s left",
+            self._rows, max(total, self._rows), len(self._done), len(self._copies.todo), rate, left,
+        )  # fmt: skip
 
 
-def marked(rows: Iterable[SnapshotRow]) -> Iterator[tuple[str, CapturedTable, TextRow]]:
-    """Give each row its Debezium snapshot marker: `first` only in the first table, `last` wherever the last row is."""
+def marked(
+    rows: Iterable[SnapshotRow], *, mixed: bool = False
+) -> Iterator[tuple[str, CapturedTable, TextRow, Step | None]]:
+    """Give each row its Debezium snapshot marker: `first` only in the first table, `last` wherever the last row is.
+
+    With `mixed` the tables' rows come between one another: then only the first and the last of all are told apart.
+    """
     held: SnapshotRow | None = None
     before = -1
     for after in rows:
         if held is not None:
-            yield _marker(before, held[0], after[0]), held[1], held[2]
+            following = held[0] if mixed else after[0]
+            yield ("first" if mixed and before < 0 else _marker(before, held[0], following)), *held[1:]
             before = held[0]
-        held = after
+        held = after if not mixed else (0, *after[1:])
     if held is not None:
-        yield "last", held[1], held[2]
+        yield "last", *held[1:]
 
 
 def _marker(before: int, table: int, after: int) -> str:
