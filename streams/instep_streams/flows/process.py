@@ -10,6 +10,7 @@ markers' topic: it has a partition for each share of the keys, and the group say
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 import time
@@ -109,8 +110,9 @@ async def _sleep(seconds: float, stop: asyncio.Event) -> None:
 class _Office:
     """Keeps one `Worker` with its publisher while this process has the share's partition of the topic subscribed to.
 
-    Blocking work runs in one thread, one piece at a time; after any failure both are thrown away and made anew, which
-    finds out what was committed and sends what was not.
+    Blocking work runs in one thread, one piece at a time. While Kafka commits one step's documents, the next step is
+    made; they are published in order, one after the other. After any failure worker and publisher are thrown away and
+    made anew, which finds out what was committed and sends what was not, be it of one step or of two.
     """
 
     def __init__(self, settings: Settings, source: str, app: FlowApp, layout: Layout, share: Share) -> None:
@@ -122,6 +124,7 @@ class _Office:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"worker-{source}-{share.number}")
         self._worker: Worker | None = None
         self._publisher: Publisher | None = None
+        self._publishing: asyncio.Task[Outgoing] | None = None
         self._told = ""
 
     async def records(self, batch: Batch) -> None:
@@ -174,6 +177,8 @@ class _Office:
             await self._drop()
             return False
         worker = await self._ready()
+        if self._publishing is not None and self._publishing.done():
+            await self._published(worker)
         if not self._brought:
             await self._publish_all(worker, worker.poll(0.0 if worker.waiting else _LOOK_S))
         if not worker.waiting:
@@ -229,11 +234,23 @@ class _Office:
     async def _publish_all(self, worker: Worker, steps: Iterator[Outgoing]) -> None:
         """Run a generator of steps in the thread, publishing what each gives."""
         while (outgoing := await self._blocking(next, steps, None)) is not None:
+            await self._published(worker)
             if self._publisher is None:
                 raise ConnectionError("the publisher was closed")
-            await self._publisher.publish(outgoing.records)
-            hit("worker.produced")
-            self._count(outgoing)
+            self._publishing = asyncio.create_task(self._publish(self._publisher, outgoing))
+
+    async def _publish(self, publisher: Publisher, outgoing: Outgoing) -> Outgoing:
+        await publisher.publish(outgoing.records)
+        hit("worker.produced")
+        self._count(outgoing)
+        return outgoing
+
+    async def _published(self, worker: Worker) -> None:
+        """Wait until nothing is on its way to Kafka."""
+        task, self._publishing = self._publishing, None
+        if task is not None:
+            outgoing = await task
+            await self._blocking(worker.sent, outgoing.batch)
 
     def _count(self, outgoing: Outgoing) -> None:
         progress = outgoing.batch.progress
@@ -247,6 +264,10 @@ class _Office:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
 
     async def _drop(self) -> None:
+        task, self._publishing = self._publishing, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         publisher, self._publisher = self._publisher, None
         if publisher is not None:
             await publisher.aclose()
@@ -255,5 +276,8 @@ class _Office:
     async def aclose(self) -> None:
         """Release everything."""
         async with self._lock:
+            if self._worker is not None:
+                with contextlib.suppress(Exception):  # what Kafka has not got is sent by the next start
+                    await self._published(self._worker)
             await self._drop()
         self._thread.shutdown(wait=False)

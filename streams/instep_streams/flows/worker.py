@@ -152,7 +152,7 @@ class Worker:
         }
 
     def step(self, records: Sequence[Record]) -> Iterator[Outgoing]:
-        """Work on journal records; each `Outgoing` must be published before the next is asked for.
+        """Work on journal records; each `Outgoing` must be published in this order, and `sent` told of it.
 
         Records that were applied before are passed over; records that the consumer group passed although this state
         has not seen them (it is new) are read from the journal itself.
@@ -219,7 +219,10 @@ class Worker:
         if batch.documents or self._tell:
             self._tell = False
             yield Outgoing(batch, list(self._outbox.records(batch)))
-            self._engine.sent(batch.progress.batch)
+
+    def sent(self, batch: Batch) -> None:
+        """A batch is published, and so are all before it."""
+        self._engine.sent(batch.progress.batch)
 
 
 def _lock(conn: Connection[Any], source: str) -> None:
