@@ -48,6 +48,14 @@ def apply(
     allow: Annotated[
         list[str] | None, typer.Option("--allow", metavar="NAME", help="Do this one's harmful step too; repeatable.")
     ] = None,
+    documents: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--documents",
+            metavar="FLOW=WHAT",
+            help="What happens to the documents of a flow whose file is gone: keep, tombstone or delete; repeatable.",
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Without a plan file: do what `instep plan` shows now.")] = False,
     project: Project = HERE,
     as_json: Json = False,
@@ -61,10 +69,12 @@ def apply(
     from instep_ops.planning.apply import apply as carry_out
     from instep_ops.planning.apply import check_unmoved
     from instep_ops.planning.plan import make_plan
+    from instep_ops.planning.removal import decisions
     from instep_ops.planning.steps import read_plan
     from instep_ops.planning.subjects import administer, text_of
 
     settings = open_running(project)
+    decided = decisions(documents or ())
     if file is None and not yes:
         raise ConfigError("No plan is given.", "Name a file of `instep plan --out FILE`, or say --yes.")
     given = None if file is None else read_plan(text_of(file), file.name)
@@ -72,7 +82,9 @@ def apply(
         found = make_plan(settings, admin, 0)
         if given is not None:
             check_unmoved(found, given)
-        outcome = carry_out(settings, admin, found, allow or (), lambda s: typer.echo(f"{s.act}: {s.name}", err=True))
+        outcome = carry_out(
+            settings, admin, found, allow or (), lambda s: typer.echo(f"{s.act}: {s.name}", err=True), decided
+        )  # fmt: skip
     if as_json:
         show_json(outcome.to_dict())
     else:

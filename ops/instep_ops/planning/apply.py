@@ -13,6 +13,7 @@ from instep_connectors.kafka.described import configure
 from instep_ops.planning.asking import LOCK
 from instep_ops.planning.desired import wishes
 from instep_ops.planning.locking import locked
+from instep_ops.planning.removal import Fate, remove
 from instep_ops.planning.steps import Act, Plan, Step
 from instep_ops.planning.subjects import write
 from instep_schemas.administration import RegistryAdmin
@@ -70,6 +71,7 @@ def apply(
     plan: Plan,
     allowed: Collection[str],
     told: Callable[[Step], None] | None = None,
+    documents: Mapping[str, Fate] | None = None,
 ) -> Outcome:
     """Carry out the steps of a plan that was just made, one after the other, and write the lock.
 
@@ -79,19 +81,25 @@ def apply(
         plan: from `make_plan`.
         allowed: names whose harmful steps are meant.
         told: called with each step when it is done.
+        documents: by removed flow, what happens to its documents.
 
     Raises:
         InstepError, ConnectionError, TimeoutError: a part refuses or does not answer; what was done stays.
     """
+    decided = documents or {}
     done: list[Step] = []
     left: list[Step] = []
     for step in plan.steps:
         if step.by_others or step.act is Act.WRITE_LOCK:
             continue
-        if step.refused or (step.harm and step.name not in allowed):
+        undecided = bool(step.asks) and step.name not in decided
+        if step.refused or undecided or (step.harm and step.name not in allowed):
             left.append(step)
             continue
-        _do(settings, admin, step)
+        if step.act is Act.REMOVE_FLOW:
+            remove(settings, admin, step.name, decided[step.name])
+        else:
+            _do(settings, admin, step)
         done.append(step)
         if told is not None:
             told(step)

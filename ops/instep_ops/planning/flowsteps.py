@@ -10,6 +10,7 @@ from instep.protocols import Document, Key
 from instep.settings import Settings
 from instep.topics import flow_topic
 from instep_connectors.kafka import partitions, read_topic
+from instep_ops.planning.removal import question
 from instep_ops.planning.steps import Act, Step
 from instep_schemas.administration import RegistryAdmin
 from instep_schemas.documents import DocumentCodec
@@ -27,8 +28,8 @@ def flow_step(settings: Settings, admin: RegistryAdmin, found: Preview) -> Step 
     if found.state == "same":
         return None
     if found.state == "removed":
-        note = "it has no file any more: the worker stops it at its next start; its documents stay in the topic"
-        return Step(Act.DEPLOY_FLOW, found.name, {"version": found.deployed}, {"version": "none"}, notes=(note,))
+        was, wanted = {"version": found.deployed}, {"version": "none"}
+        return Step(Act.REMOVE_FLOW, found.name, was, wanted, asks=question(settings, admin, found.name))
     if found.state == "refused":
         return Step(Act.DEPLOY_FLOW, found.name, refused=found.fault)
     flow = load_all(settings.flows_dir)[found.name]

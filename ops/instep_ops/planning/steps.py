@@ -22,6 +22,7 @@ class Act(StrEnum):
     SET_LEVEL = "set level"
     WRITE_LOCK = "write lock"
     DEPLOY_FLOW = "deploy flow"
+    REMOVE_FLOW = "remove flow"
     SHARE = "share keys"
     REGISTER = "register schema"
     REPARTITION = "repartition topic"
@@ -40,6 +41,7 @@ class Step:
         harm: what is lost by it; empty for nothing. Such a step is done only when it is allowed by name.
         refused: why it is never done; empty when it may be.
         notes: what else to know: samples, who does it.
+        asks: what a person must decide before it is done; empty for nothing.
     """
 
     act: Act
@@ -49,6 +51,7 @@ class Step:
     harm: str = ""
     refused: str = ""
     notes: tuple[str, ...] = ()
+    asks: str = ""
 
     @property
     def by_others(self) -> bool:
@@ -57,13 +60,16 @@ class Step:
 
     def lines(self) -> Iterator[str]:
         """As a person reads it: `+` new, `~` changed, `!` harm, `x` never."""
-        sign = "x" if self.refused else "!" if self.harm else "+" if self.act is Act.CREATE_TOPIC else "~"
+        signs = (("x", self.refused), ("?", self.asks), ("!", self.harm), ("+", self.act is Act.CREATE_TOPIC))
+        sign = next((each for each, holds in signs if holds), "~")
         yield f"{sign} {self.act}: {self.name}"
         for name, value in self.wanted.items():
             before = self.was.get(name)
             yield f"    {name}: {value}" if before is None else f"    {name}: {before} → {value}"
         if self.harm:
             yield f"    HARM: {self.harm}; done only with --allow {self.name}"
+        if self.asks:
+            yield f"    ASKS: {self.asks}"
         if self.refused:
             yield f"    NEVER DONE: {self.refused}"
         yield from (f"    {note}" for note in self.notes)

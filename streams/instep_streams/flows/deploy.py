@@ -57,6 +57,10 @@ def deploy(conn: Connection[Any], source: str, tables: Tables, flows: Mapping[st
             found.flows[name], new = _register(conn, source, plan, columns)
             if new:
                 found.new.add(name)
+            # kept for the day when its file is gone, and somebody says what is to become of its documents
+            conn.execute(
+                "UPDATE instep.flows SET definition = %s WHERE name = %s", (plan.flow.model_dump_json(), name)
+            )  # fmt: skip
             _index(conn, tables, plan)
             found.parts[name] = keep(conn, tables, found.flows[name])
         removed = conn.execute(
@@ -71,7 +75,7 @@ def deploy(conn: Connection[Any], source: str, tables: Tables, flows: Mapping[st
         for name in sorted(found.whole):  # not those that run already: a table may grow
             guard(conn, found.flows[name], tables)
     for (name,) in removed:
-        log.warning("flow %s is removed: its documents stay in its topic as they are", name)
+        log.warning("flow %s has no file any more: its documents wait for a decision, see `instep plan`", name)
     for plan in plans.values():
         for warning in plan.warnings:
             log.info("flow %s: %s", plan.flow.name, warning)

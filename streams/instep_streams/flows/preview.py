@@ -113,10 +113,11 @@ def _previews(
 ) -> Iterator[Preview]:  # fmt: skip
     tables = Tables(conn, source)
     rows = conn.execute(
-        "SELECT name, id, version, keys::text FROM instep.flows WHERE source = %s AND state = 'live'", (source,)
+        "SELECT name, id, version, keys::text, state FROM instep.flows WHERE source = %s", (source,)
     ).fetchall()
-    live = {name: (number, version, keys) for name, number, version, keys in rows}
-    yield from (Preview(name, "removed", deployed=live[name][1]) for name in live.keys() - flows.keys())
+    yield from (Preview(name, "removed", deployed=version) for name, _, version, _, _ in rows if name not in flows)
+    # one that comes back is compared as a whole
+    live = {name: (number, version if state == "live" else "", keys) for name, number, version, keys, state in rows}
     for name, flow in flows.items():
         deployed = live[name][1] if name in live else ""
         try:

@@ -213,7 +213,7 @@ def test_new_removed_and_refused_flows(project: Project) -> None:
     assert found["deploy flow", fresh]["notes"][0] == "documents: 9 new, 0 changed, 0 gone"
     assert found["deploy flow", fresh]["notes"][1] == '+ 1: {"id":1,"name":"product 1"}'
     assert "nope" in found["deploy flow", broken]["refused"]
-    assert found["deploy flow", card]["wanted"] == {"version": "none"}
+    assert found["remove flow", card]["wanted"] == {"version": "none"}
 
 
 def test_a_table_that_has_changed(project: Project) -> None:
