@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
 
-from instep.errors import InstepError
+from instep.errors import FlowError, InstepError
 from instep.flowfile import Flow
 from instep.relation import Relation
 from instep.settings import EMBEDDED, Settings
@@ -20,9 +20,11 @@ from instep_connectors.postgres.session import connect
 from instep_ops.assemble import resolve, running
 from instep_ops.verification.worker import evaluate as evaluate_all
 from instep_ops.verify import by_source
+from instep_schemas.documents import DocumentColumn
 from instep_streams.flows.catalog import Column, Table, catalog_of
 from instep_streams.flows.check import check
-from instep_streams.flows.compile import compile_flow
+from instep_streams.flows.compile import Plan, compile_flow
+from instep_streams.flows.parse import parse_select, statement
 from instep_streams.flows.session import pin
 
 APPLICATION = "instep flow"
@@ -117,16 +119,61 @@ def check_all(settings: Settings, names: Sequence[str] | None) -> list[FlowCheck
         ConfigError: no such flow.
         SourceError, ConnectionError: a store does not answer.
     """
-    found = []
+    found: list[FlowCheck] = []
     for source, flows in by_source(settings, names).items():
+        misspelt = _misspelt(flows)
+        found += misspelt.values()
+        rest = [flow for name, flow in flows.items() if name not in misspelt]
+        if not rest:  # what is no SELECT at all is told without a store
+            continue
         with closing(connect(settings.sources[source].dsn.reveal(), APPLICATION)) as conn:
-            inherited = {name for (name,) in conn.execute(_INHERITED).fetchall()}
-            captured = map(_table, _captured(conn, settings.sources[source].tables))
-            tables = catalog_of(replace(each, inherited=each.id in inherited) for each in captured)
-            pin(conn)
+            tables = _tables(conn, settings.sources[source].tables)
             published = _published(conn, settings.sources[source].publication)
-            found += [_check(conn, flow, tables, published) for flow in flows.values()]
+            found += [_check(conn, flow, tables, published) for flow in rest]
     return sorted(found, key=lambda each: each.name)
+
+
+def _misspelt(flows: Mapping[str, Flow]) -> dict[str, FlowCheck]:
+    found = {}
+    for name, flow in flows.items():
+        try:
+            parse_select(statement(flow.sql))
+        except FlowError as exc:
+            found[name] = _failed(name, FlowError(exc.code, f"Flow {name}: {exc.cause}", exc.remedy))
+    return found
+
+
+def _failed(name: str, exc: InstepError) -> FlowCheck:
+    return FlowCheck(name, False, getattr(exc, "code", ""), exc.cause, exc.remedy, exc.exit_code)
+
+
+@contextmanager
+def compiled(
+    settings: Settings, name: str
+) -> Iterator[tuple[psycopg.Connection[Any], Plan, tuple[DocumentColumn, ...]]]:
+    """One flow compiled against its store: a pinned connection to it, the plan, the output columns.
+
+    Raises:
+        ConfigError: no such flow.
+        FlowError: it is refused.
+        SourceError, ConnectionError: the store does not answer.
+    """
+    ((source, flows),) = by_source(settings, [name]).items()
+    refused = _misspelt(flows).get(name)
+    if refused is not None:
+        raise FlowError(refused.code, refused.cause, refused.remedy)
+    with closing(connect(settings.sources[source].dsn.reveal(), APPLICATION)) as conn:
+        plan = compile_flow(flows[name], _tables(conn, settings.sources[source].tables))
+        yield conn, plan, check(conn, plan)
+
+
+def _tables(conn: psycopg.Connection[Any], patterns: Sequence[str]) -> dict[str, Table]:
+    """The captured tables as the store describes them; pins the session."""
+    inherited = {name for (name,) in conn.execute(_INHERITED).fetchall()}
+    captured = map(_table, _captured(conn, patterns))
+    tables = catalog_of(replace(each, inherited=each.id in inherited) for each in captured)
+    pin(conn)
+    return tables
 
 
 def _captured(conn: psycopg.Connection[Any], patterns: Sequence[str]) -> list[Relation]:
@@ -154,7 +201,7 @@ def _check(
         plan = compile_flow(flow, tables)
         columns = check(conn, plan)
     except InstepError as exc:
-        return FlowCheck(flow.name, False, getattr(exc, "code", ""), exc.cause, exc.remedy, exc.exit_code)
+        return _failed(flow.name, exc)
     return FlowCheck(
         flow.name, True, columns=tuple((each.name, each.type) for each in columns), tables=plan.tables,
         edges=plan.edges, warnings=plan.warnings,

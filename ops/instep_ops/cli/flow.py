@@ -1,7 +1,8 @@
-"""`instep flow check` and `instep flow run`."""
+"""`instep flow check`, `explain` and `run`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,6 +30,38 @@ def check(flow: FlowName = None, project: Project = HERE, as_json: Json = False)
         raise typer.Exit(code)
 
 
+def explain(
+    flow: FlowName = None,
+    project: Project = HERE,
+    as_json: Json = False,
+    svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Draw the graph into this file.")] = None,
+    show: Annotated[bool, typer.Option("--open", help="Draw the graph and open it in the browser.")] = False,
+) -> None:
+    """Say how a change of which column finds which keys, as a Mermaid graph, and show PostgreSQL's plans."""
+    import tempfile
+    import webbrowser
+
+    from instep.flowfile import load_all
+    from instep_ops.cli.screen import show_json
+    from instep_ops.drawing import draw
+    from instep_ops.explaining import explain as look
+    from instep_ops.flows import with_stores
+
+    settings = with_stores(open_project(project))
+    found = look(settings, pick(load_all(settings.flows_dir), flow and flow_name(flow), "flow"))
+    if show and svg is None:
+        svg = Path(tempfile.mkdtemp(prefix="instep-")) / f"{found.name}.svg"
+    if svg is not None:
+        svg.write_text(draw(found.graph, f"flow {found.name}"), encoding="utf-8")
+        typer.echo(f"drawn: {svg}", err=True)
+    if as_json:
+        show_json(found.to_dict())
+    else:
+        typer.echo(found.text())
+    if show and svg is not None:
+        webbrowser.open(svg.resolve().as_uri())
+
+
 def run(
     flow: FlowName = None,
     project: Project = HERE,
@@ -53,5 +86,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(help="Check and try flows.", no_args_is_help=True, rich_markup_mode=None)
     group.command(epilog="Example: instep flow check product_card")(check)
+    group.command(epilog="Example: instep flow explain product_card --svg card.svg")(explain)
     group.command(epilog="Example: instep flow run product_card --limit 5")(run)
     app.add_typer(group, name="flow", epilog="Example: instep flow check")
