@@ -185,7 +185,7 @@ class Engine:
         committed_us = 0 if last.snapshot else last.last_commit_us
         aim = replace(
             self.progress, entry=last.batch, journal=journal, position=last.last, committed_us=committed_us,
-            more=last.more, offsets=self.progress.offsets if offsets is None else offsets,
+            more=not last.whole, offsets=self.progress.offsets if offsets is None else offsets,
         )  # fmt: skip
         return self._process(todo, set(), aim)
 
