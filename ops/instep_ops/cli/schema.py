@@ -243,6 +243,7 @@ def check_ddl(
         list[str] | None,
         typer.Option("--accept", metavar="NAME[.COLUMN]", help="This danger to a table or flow is meant; repeatable."),
     ] = None,
+    allow: Annotated[bool, typer.Option("--allow", help="If it may run, tell the store's guard so.")] = False,
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
@@ -251,15 +252,38 @@ def check_ddl(
     Exit code 0: it may run; 1: something breaks or is in danger; 2: the SQL itself fails.
     """
     from instep_ops.cli.screen import show_json
-    from instep_ops.planning.asking import ask
+    from instep_ops.planning.asking import ask, ask_allowing
 
-    report = ask(project, migrations, source, schema, scratch, level, frozenset(accept or ()))
+    words = project, migrations, source, schema, scratch, level, frozenset(accept or ())
+    report, allowed = ask_allowing(*words) if allow else (ask(*words), [])
     if as_json:
-        show_json(report.to_dict())
+        show_json(report.to_dict() | ({"allowed": allowed} if allow else {}))
     else:
         typer.echo("\n".join(report.lines()))
+        if allowed:
+            typer.echo(f"The store's guard lets it change {', '.join(allowed)}.")
     if not report.ok:
         raise typer.Exit(1)
+
+
+def guard(
+    source: Source = None,
+    away: Annotated[bool, typer.Option("--remove", help="Take it away.")] = False,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Let the store itself refuse DDL on captured tables that nobody has judged (an event trigger).
+
+    New columns that may be null pass; for the rest run `instep schema check-ddl --allow FILE` before the migration.
+    """
+    from instep_ops.cli.screen import show_json
+    from instep_ops.planning.asking import guard_store
+
+    count = guard_store(project, source, away)
+    if as_json:
+        show_json({"tables": count, "installed": not away})
+    else:
+        typer.echo("The guard is gone." if away else f"The store guards {count} captured tables.")
 
 
 def key(
@@ -301,4 +325,5 @@ def register(app: typer.Typer) -> None:
         check_ddl
     )
     group.command(epilog="Example: instep schema key PII")(key)
+    group.command(epilog="Example: instep schema guard")(guard)
     app.add_typer(group, name="schema", epilog="Example: instep schema ls")

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 from instep.errors import ConfigError
 from instep.flowfile import Flow, load_all
 from instep.settings import Settings, load
+from instep_connectors.postgres.session import connect
 from instep_ops.cli.options import pick
 from instep_ops.flows import with_stores
-from instep_ops.planning.gate import Question, judge
+from instep_ops.planning.gate import Question, judge, shapes_after
 from instep_ops.planning.locking import Held, against_lock
+from instep_ops.planning.scratch import Connection
+from instep_ops.planning.state import look
+from instep_ops.planning.storeguard import allow, guarded, install, installed, remove
 from instep_ops.planning.subjects import bundle_in
 from instep_ops.planning.verdict import GateReport
 from instep_schemas.bundle import Bundle
@@ -38,6 +43,47 @@ def ask(
         EnvironmentFault: the embedded PostgreSQL is not installed.
     """
     return judge(_question(project, migrations, source, schema, server, level, accepted))
+
+
+def ask_allowing(
+    project: Path,
+    migrations: Sequence[Path],
+    source: str | None,
+    schema: Path | None,
+    server: str | None,
+    level: str | None,
+    accepted: frozenset[str],
+) -> tuple[GateReport, list[str]]:
+    """Judge migrations, and when they may run, tell the store's guard; gives the tables that it then lets change.
+
+    Raises as `ask`; SourceError also when the store has no guard.
+    """
+    question = _question(project, migrations, source, schema, server, level, accepted)
+    report = judge(question)
+    if not report.ok:
+        return report, []
+    with closing(_store(question)) as store:
+        names = guarded(store) if installed(store) else []
+        after = shapes_after(question, names) if names else {}
+        return report, allow(store, after)
+
+
+def guard_store(project: Path, source: str | None, away: bool) -> int:
+    """Put the guard over the captured tables of a store, or take it away; gives how many tables it holds.
+
+    Raises as `ask`.
+    """
+    question = _question(project, (), source, None, None, None, frozenset())
+    with closing(_store(question)) as store:
+        if away:
+            remove(store)
+            return 0
+        found = look(store, question.settings.sources[question.source].tables, {})
+        return install(store, [relation.table for relation in found.relations.values()])
+
+
+def _store(question: Question) -> Connection:
+    return connect(question.settings.sources[question.source].dsn.reveal(), "instep schema guard")
 
 
 def ask_lock(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from instep.flowfile import Flow
 from instep.relation import Relation
@@ -16,6 +17,7 @@ from instep_connectors.postgres.session import connect
 from instep_connectors.postgres.skeleton import definitions
 from instep_ops.planning.scratch import APPLICATION, Scratch, scratch
 from instep_ops.planning.state import State, look, options_of
+from instep_ops.planning.storeguard import shapes
 from instep_ops.planning.subjects import text_of
 from instep_ops.planning.verdict import FlowVerdict, GateReport, TableVerdict
 from instep_schemas.bundle import Bundle
@@ -75,6 +77,15 @@ def judge(question: Question) -> GateReport:
     return GateReport(
         tuple(comparison.tables()), tuple(comparison.flows()), tuple(left_out), question.accepted,
     )  # fmt: skip
+
+
+def shapes_after(question: Question, tables: Sequence[str]) -> dict[str, Any]:
+    """What the migrations make of tables, as the store's guard sees it; raises as `judge`."""
+    with scratch(question.server) as place:
+        _build(place, question)
+        for file in question.migrations:
+            place.run(text_of(file), file.name)
+        return shapes(place.conn, tables)
 
 
 def _build(place: Scratch, question: Question) -> list[str]:

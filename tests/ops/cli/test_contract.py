@@ -15,7 +15,8 @@ COMMANDS = [
     "demo", "init", "up", "status", "doctor", "verify", "replay", "registry", "capture", "worker", "deliver", "plan",
     "apply", "flow", "flow check", "flow explain", "flow run", "deadletters", "deadletters ls", "deadletters retry",
     "schema", "schema ls", "schema show", "schema diff", "schema register", "schema check", "schema delete",
-    "schema export", "schema import", "schema check-ddl", "schema key", "topics", "topics ls", "topics show",
+    "schema export", "schema import", "schema check-ddl", "schema key", "schema guard", "topics", "topics ls",
+    "topics show",
     "topics tail", "registry doctor", "capture audit", "capture status", "capture recover",
     "capture snapshot",
 ]  # fmt: skip
@@ -23,7 +24,8 @@ NEED_A_PROJECT = [
     "up", "status", "doctor", "verify", "replay x --since 1h", "registry", "capture", "worker", "deliver",
     "flow check", "flow explain", "flow run", "deadletters ls", "deadletters retry", "schema ls", "schema show x",
     "schema diff x",
-    "schema delete x", "schema export", "schema import x", "schema check-ddl x.sql", "schema key x", "topics ls",
+    "schema delete x", "schema export", "schema import x", "schema check-ddl x.sql", "schema key x",
+    "schema guard", "topics ls",
     "topics show x", "topics tail x", "plan", "apply --yes", "registry doctor", "capture audit", "capture status",
     "capture recover",
 ]  # fmt: skip
@@ -32,7 +34,8 @@ REPORTING = [
     "status", "doctor", "verify", "replay", "flow check", "flow explain", "flow run", "deadletters ls",
     "deadletters retry",
     "schema ls", "schema show", "schema diff", "schema register", "schema check", "schema delete", "schema import",
-    "plan", "apply", "schema check-ddl", "schema key", "topics ls", "topics show", "registry doctor", "capture audit",
+    "plan", "apply", "schema check-ddl", "schema key", "schema guard", "topics ls", "topics show",
+    "registry doctor", "capture audit",
     "capture status", "capture recover",
 ]  # fmt: skip
 
