@@ -29,7 +29,9 @@ NEED_A_PROJECT = [
     "topics show x", "topics tail x", "plan", "apply --yes", "registry doctor", "capture audit", "capture status",
     "capture recover",
 ]  # fmt: skip
-WITHOUT_RUNNING = ("up", "doctor", "flow check", "flow explain", "flow run", "schema check-ddl x.sql", "schema key x")
+WITHOUT_RUNNING = (
+    "up", "doctor", "flow check", "flow explain", "flow run", "schema check-ddl x.sql", "schema key x", "schema guard",
+)  # fmt: skip
 REPORTING = [
     "status", "doctor", "verify", "replay", "flow check", "flow explain", "flow run", "deadletters ls",
     "deadletters retry",
