@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from instep.settings import KafkaSettings
 from instep_ops.planning.asking import flows_of
 from instep_ops.planning.steps import Step
 from instep_ops.planning.workers import previews_of, share_steps
+from instep_ops.verify import verify
 from instep_streams.flows import layout
 
 
@@ -47,7 +49,9 @@ def test_a_move_is_shown_before_during_and_not_after(shop: Shop) -> None:
         assert step.notes[1] == "worker 1 is at journal entry 0"
         with shop.working() as worker:
             shop.settle(capture, worker)
-        assert list(share_steps(shop.settings)) == []
+            assert list(share_steps(shop.settings)) == []
+            report = asyncio.run(verify(shop.settings, target=False))
+            assert report.ok and report.rows_compared == 9
         shop.flow("card", "sku", CARD.replace("name", "upper(name) AS name"))
         (found,) = previews_of(shop.settings, shop.name, flows_of(shop.settings, shop.name), 1)
         assert (found.state, found.added, found.changed, found.removed) == ("changed", 0, 9, 0)

@@ -93,6 +93,28 @@ def _end(processes: list[subprocess.Popen[str]]) -> None:
             kill(each)
 
 
+@pytest.mark.slow
+def test_a_worker_that_was_not_stopped_publishes_no_more_and_ends(shop: Shop) -> None:
+    shop.flow("both", "id", BOTH)
+    with shop.capturing() as capture, moving_money(shop, 0):
+        alone = shop.process()
+        try:
+            until(lambda: len(shop.records("both")) > 60, 60, "the one worker works")
+            share_among(shop, 2)
+            with shop.working() as two:
+                until(lambda: alone.poll() is not None, 60, "the one worker has ended")
+                _, told = alone.communicate()
+                assert "among 2 workers now; this one was started for 1" in told
+                seen = len(shop.records("both"))
+                until(lambda: len(shop.records("both")) > seen + 60, 60, "the two go on")
+                two.check()
+        finally:
+            _end([alone])
+    with shop.capturing() as capture, shop.working() as two:
+        shop.settle(capture, two)
+        right(shop)
+
+
 def test_a_process_of_an_earlier_division_stops(shop: Shop) -> None:
     first = layout.take(shop.settings, shop.name)
     assert first == layout.Layout()
