@@ -53,7 +53,7 @@ class Guardian:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join(self._every_s)
+        self._thread.join(0.5)  # it may be waiting for a store that is away, and a stop must be quick
 
     def _run(self) -> None:
         while not self._stop.is_set():
