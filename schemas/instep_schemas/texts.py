@@ -188,7 +188,11 @@ def _point(data: bytes, at: int) -> tuple[str, int]:
 
 
 def _double(data: bytes, at: int) -> tuple[str, int]:
-    return float_text(_DOUBLE(data, at)[0]), at + 8
+    (number,) = _DOUBLE(data, at)
+    if 1e-4 <= number < 1e15 or -1e15 < number <= -1e-4:  # Python prints these as PostgreSQL does, but for a last .0
+        text = repr(number)
+        return text[:-2] if text.endswith(".0") else text, at + 8
+    return float_text(number), at + 8
 
 
 def _single(data: bytes, at: int) -> tuple[str, int]:
@@ -222,7 +226,7 @@ def reader_of(avro: Avro) -> Reader:
     if isinstance(avro, dict):
         if avro.get("logicalType") == "decimal":
             scale = avro.get("scale", 0)
-            return _bytes(lambda content: decimal_text(content, scale))
+            return _decimal(scale) if scale > 0 else _bytes(lambda content: decimal_text(content, scale))
         if name == "io.debezium.data.Bits":
             return _bytes(_bit_text(int(avro["connect.parameters"]["length"])))
         if name == "io.debezium.data.VariableScaleDecimal":
@@ -236,6 +240,26 @@ def reader_of(avro: Avro) -> Reader:
     if kind not in _BY_KIND:
         raise ValueError(f"no PostgreSQL text for the Avro type {name or kind}")
     return _BY_KIND[kind]
+
+
+def _decimal(scale: int) -> Reader:
+    """A decimal with digits after the point."""
+    one, from_bytes = 10**scale, int.from_bytes
+
+    def read(data: bytes, at: int) -> tuple[str, int]:
+        size = data[at]
+        if size > 127:
+            size, at = read_long(data, at)
+        else:
+            size, at = size >> 1, at + 1
+        end = at + size
+        number = from_bytes(data[at:end], "big", signed=True)
+        if number < one:  # also those below zero
+            return decimal_text(data[at:end], scale), end
+        text = str(number)
+        return f"{text[:-scale]}.{text[-scale:]}", end
+
+    return read
 
 
 def _nullable(union: Any) -> tuple[Reader, int]:

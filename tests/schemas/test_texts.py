@@ -18,7 +18,8 @@ from instep_schemas.decode import compile_decoder
 from instep_schemas.encode import compile_encoder
 from instep_schemas.envelope import SourceBlock, time_stamp
 from instep_schemas.shape import shape_of
-from instep_schemas.texts import float_text
+from instep_schemas.texts import decimal_text, float_text, reader_of
+from instep_schemas.varint import counted
 from instep_schemas.wire import WireOptions
 
 NATIVE = WireOptions("shop", "inventory", "native")
@@ -155,3 +156,16 @@ def test_postgresql_prints_floats_alike(postgres: PostgresForTests) -> None:
         small = conn.execute("SELECT n::text FROM unnest(%s::float4[]) n", (singles,)).fetchall()
     assert [float_text(each) for each in doubles] == [row[0] for row in rows]
     assert [float_text(each, single=True) for each in singles] == [row[0] for row in small]
+
+
+@given(st.floats() | st.floats(1e-6, 1e-3) | st.floats(1e14, 1e17) | st.integers(-(10**16), 10**16).map(float))
+def test_the_quick_way_of_doubles_is_the_slow_one(number: float) -> None:
+    assert reader_of("double")(struct.pack("<d", number), 0) == (float_text(number), 8)
+
+
+@given(st.integers(-(10**40), 10**40), st.integers(1, 30))
+def test_the_quick_way_of_decimals_is_the_slow_one(number: int, scale: int) -> None:
+    content = number.to_bytes((number.bit_length() + 8) // 8, "big", signed=True)
+    avro = {"type": "bytes", "logicalType": "decimal", "precision": 60, "scale": scale}
+    data = counted(content)
+    assert reader_of(avro)(data, 0) == (decimal_text(content, scale), len(data))
