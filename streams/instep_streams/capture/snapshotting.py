@@ -52,6 +52,8 @@ _TELL_S: Final = 10.0
 
 
 _AT_ONCE_BYTES: Final = 8 << 20
+_BATCHES: Final = 5
+"""Nobody waits for a row of a snapshot as for a change: so many batches go in one transaction."""
 _PART_ROWS: Final = 200_000
 
 
@@ -119,7 +121,8 @@ class Snapshotting:
                 self._position = unfinished.last
                 self._drop_slot()
             self._mark()
-            new = self._replication.create_slot(self._task.own.slot, self._task.idle)
+            own = self._task.own
+            new = self._replication.create_slot(own.slot, self._task.idle, failover=own.slot_failover)
             if new is None:
                 return None
             self._copy(new, clear=unfinished is not None)
@@ -274,7 +277,7 @@ class Snapshotting:
             self._add(table, row, blocks[marker], lsn)
             if step is not None:
                 self._advance(step)
-            if self._batch.changes >= self._task.own.batch_changes or self._batch.size >= MAX_BATCH_BYTES:
+            if self._batch.changes >= _BATCHES * self._task.own.batch_changes or self._batch.size >= MAX_BATCH_BYTES:
                 self._hand(more=True)
                 hit("capture.snapshot")
                 self._look()

@@ -150,7 +150,7 @@ def test_a_killed_snapshot_goes_on_where_it_was_and_forgets_rows_deleted_since(m
         "CREATE TABLE nokey (v int)",
         "ALTER TABLE nokey REPLICA IDENTITY FULL",
         "INSERT INTO nokey SELECT i % 7 FROM generate_series(1, 300) i",
-        batch_changes=100,
+        batch_changes=20,
         chunk_rows=50,
     )
     for place in (
@@ -183,7 +183,7 @@ def test_a_killed_snapshot_goes_on_where_it_was_and_forgets_rows_deleted_since(m
 
 def test_a_killed_snapshot_without_a_slot_is_made_again(make_shop: MakeShop) -> None:
     shop = make_shop(
-        "CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t SELECT generate_series(1, 500)", batch_changes=100
+        "CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t SELECT generate_series(1, 500)", batch_changes=20
     )
     Killable(shop, "capture.snapshot=kill@3").dies()
     until(
