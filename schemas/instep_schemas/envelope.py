@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 from instep_schemas.varint import LENGTH, counted, long, unsigned
@@ -15,6 +16,13 @@ _SOME: Final = b"\x02"
 
 def _optional_long(number: int | None) -> bytes:
     return _NULL if number is None else _SOME + long(number)
+
+
+@lru_cache(256)
+def _constant(version: str, connector: str, source: str, snapshot: str, database: str) -> tuple[bytes, bytes]:
+    """What all blocks of a source share, before and behind the commit time: there is a block per transaction."""
+    front = b"".join(counted(text.encode()) for text in (version, connector, source))
+    return front, _NULL + counted(snapshot.encode()) + counted(database.encode()) + _SOME
 
 
 class SourceBlock:
@@ -45,17 +53,8 @@ class SourceBlock:
     ) -> None:
         self._options = options
         self._arguments = (committed_us, transaction, last_commit, origin, origin_lsn)
-        self._head = b"".join(
-            (
-                counted(options.version.encode()),
-                counted(options.connector.encode()),
-                counted(options.source.encode()),
-                long(committed_us // 1000),
-                _NULL + counted(snapshot.encode()),
-                counted(options.database.encode()),
-                _SOME,
-            )
-        )
+        front, back = _constant(options.version, options.connector, options.source, snapshot, options.database)
+        self._head = front + long(committed_us // 1000) + back
         self._sequence = b"[null," if last_commit is None else b'["%d",' % last_commit
         self._middle = _SOME + long(committed_us) + _SOME + long(committed_us * 1000)
         self._transaction = _optional_long(transaction)

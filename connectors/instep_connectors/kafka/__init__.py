@@ -8,17 +8,19 @@ from instep_connectors.kafka.admin import (
     end_offsets,
     ensure_topics,
     group_lag,
+    make_topics,
     offsets_for_time,
     partitions,
     start_offsets,
     topics,
 )
 from instep_connectors.kafka.faults import Fenced, RangeGone
-from instep_connectors.kafka.publisher import Publisher
+from instep_connectors.kafka.publisher import BlockingPublisher, Publisher
 from instep_connectors.kafka.reader import Follower, RangeReader, last_record, read_topic
-from instep_connectors.kafka.records import Headers, OutRecord, Record
+from instep_connectors.kafka.records import Headers, OutRecord, RawRecord, Record
 
 __all__ = [
+    "BlockingPublisher",
     "Fenced",
     "Follower",
     "Headers",
@@ -26,6 +28,7 @@ __all__ = [
     "Publisher",
     "RangeGone",
     "RangeReader",
+    "RawRecord",
     "Record",
     "TopicSpec",
     "committed",
@@ -35,6 +38,7 @@ __all__ = [
     "ensure_topics",
     "group_lag",
     "last_record",
+    "make_topics",
     "offsets_for_time",
     "partitions",
     "read_topic",

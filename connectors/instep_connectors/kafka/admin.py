@@ -99,15 +99,36 @@ def ensure_topics(kafka: KafkaSettings, specs: Sequence[TopicSpec], timeout: flo
     """
     admin = _client(kafka)
     found = _metadata(admin, kafka)
-    missing = [spec for spec in specs if spec.name not in found]
-    _create(admin, kafka, missing)
-    _await_usable(admin, kafka, missing, timeout)
+    _create_missing(admin, kafka, specs, found, timeout)
+    return _differences(admin, kafka, specs, found)
+
+
+def make_topics(kafka: KafkaSettings, specs: Sequence[TopicSpec], timeout: float = 30.0) -> dict[str, int]:
+    """Like `ensure_topics`, and give how many partitions each has."""
+    admin = _client(kafka)
+    found = _metadata(admin, kafka)
+    created = _create_missing(admin, kafka, specs, found, timeout)
+    _differences(admin, kafka, specs, found)
+    return {spec.name: found.get(spec.name) or created[spec.name] for spec in specs}
+
+
+def _differences(
+    admin: AdminClient, kafka: KafkaSettings, specs: Sequence[TopicSpec], found: Mapping[str, int]
+) -> list[str]:
     existing = [spec for spec in specs if spec.name in found]
     differences = [text for spec in existing for text in _partition_difference(spec, found[spec.name])]
     differences += _policy_differences(admin, kafka, existing)
     for text in differences:
         log.warning("%s", text)
     return differences
+
+
+def _create_missing(
+    admin: AdminClient, kafka: KafkaSettings, specs: Sequence[TopicSpec], found: Mapping[str, int], timeout: float
+) -> dict[str, int]:
+    missing = [spec for spec in specs if not found.get(spec.name)]
+    _create(admin, kafka, [spec for spec in missing if spec.name not in found])
+    return _await_usable(admin, kafka, missing, timeout)
 
 
 def _create(admin: AdminClient, kafka: KafkaSettings, specs: Sequence[TopicSpec]) -> None:
@@ -122,16 +143,19 @@ def _create(admin: AdminClient, kafka: KafkaSettings, specs: Sequence[TopicSpec]
                 raise fault(exc, f"create topic {name}", kafka.bootstrap) from exc
 
 
-def _await_usable(admin: AdminClient, kafka: KafkaSettings, specs: Sequence[TopicSpec], timeout: float) -> None:
+def _await_usable(
+    admin: AdminClient, kafka: KafkaSettings, specs: Sequence[TopicSpec], timeout: float
+) -> dict[str, int]:
     deadline = time.monotonic() + timeout
     while specs:
         usable = _metadata(admin, kafka)
         waiting = [spec.name for spec in specs if not usable.get(spec.name)]
         if not waiting:
-            return
+            return usable
         if time.monotonic() > deadline:
             raise TimeoutError(f"Kafka at {kafka.bootstrap} created {', '.join(waiting)} but it has no leader yet.")
         time.sleep(0.02)
+    return {}
 
 
 def _partition_difference(spec: TopicSpec, found: int) -> Iterable[str]:
@@ -164,12 +188,16 @@ def _policy_differences(admin: AdminClient, kafka: KafkaSettings, specs: Sequenc
 
 
 def _offsets(
-    kafka: KafkaSettings, tps: Iterable[TopicPartition], spec: OffsetSpec, isolation: IsolationLevel
+    kafka: KafkaSettings,
+    tps: Iterable[TopicPartition],
+    spec: OffsetSpec,
+    isolation: IsolationLevel,
+    client: AdminClient | None = None,
 ) -> dict[TopicPartition, int]:
     request = {ck.TopicPartition(topic, number): spec for topic, number in tps}
     if not request:
         return {}
-    admin = _client(kafka)
+    admin = client or _client(kafka)
 
     def ask() -> dict[TopicPartition, int]:
         futures = admin.list_offsets(request, isolation_level=isolation, request_timeout=TIMEOUT)
@@ -190,6 +218,19 @@ def _insist(ask: Callable[[], Answer], doing: str, kafka: KafkaSettings) -> Answ
         except TimeoutError as exc:
             raise TimeoutError(f"Kafka at {kafka.bootstrap} did not {doing} within {TIMEOUT:g} s.") from exc
         time.sleep(0.05)
+
+
+def written(kafka: KafkaSettings, tp: TopicPartition) -> tuple[int, int]:
+    """First offset of a partition and the one behind all that was written, asked with one client; (0, 0): no topic.
+
+    Raises as `start_offsets`.
+    """
+    admin = _client(kafka)
+    if tp[1] >= _metadata(admin, kafka).get(tp[0], 0):
+        return 0, 0
+    first = _offsets(kafka, [tp], _AT.earliest(), IsolationLevel.READ_UNCOMMITTED, admin)
+    end = _offsets(kafka, [tp], _AT.latest(), IsolationLevel.READ_UNCOMMITTED, admin)
+    return first[tp], end[tp]
 
 
 def start_offsets(kafka: KafkaSettings, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:

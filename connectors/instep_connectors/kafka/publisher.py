@@ -12,6 +12,7 @@ reader sees it some milliseconds later, and not in all partitions at the same mo
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from instep.journal import TopicPartition
 from instep.settings import KafkaSettings
 from instep_connectors.kafka.client import Connectivity, producer_config
 from instep_connectors.kafka.faults import error_of, fault
-from instep_connectors.kafka.records import OutRecord
+from instep_connectors.kafka.records import OutRecord, RawRecord
 
 Offsets = dict[TopicPartition, int]
 Last = Callable[[Offsets, Offsets], OutRecord]
@@ -37,7 +38,7 @@ _SLICE: Final = 0.5
 
 
 class _Landed:
-    """Where the records of a batch landed: librdkafka's delivery callback.
+    """Where the records of a batch landed.
 
     One Python call per record costs 0.1 to 0.6 µs; finding the partition beforehand would cost more.
     """
@@ -47,14 +48,20 @@ class _Landed:
         self.ends: Offsets = {}
         self._failed: ck.KafkaError | None = None
 
-    def __call__(self, error: ck.KafkaError | None, message: Any) -> None:
-        if error is not None:
-            self._failed = self._failed or error
-            return
-        tp, offset = (message.topic(), message.partition()), message.offset()
-        if tp not in self.starts:  # the deliveries of one partition come in its order
-            self.starts[tp] = offset
-        self.ends[tp] = offset + 1
+    def callback(self) -> Callable[[ck.KafkaError | None, Any], None]:
+        """The delivery callback of librdkafka: a plain function, since it is called for each record."""
+        starts, ends = self.starts, self.ends
+
+        def delivered(error: ck.KafkaError | None, message: Any) -> None:
+            if error is not None:
+                self._failed = self._failed or error
+                return
+            tp, offset = (message.topic(), message.partition()), message.offset()
+            if tp not in starts:  # the deliveries of one partition come in its order
+                starts[tp] = offset
+            ends[tp] = offset + 1
+
+        return delivered
 
     def check(self) -> None:
         """Raise the first failed delivery."""
@@ -62,96 +69,88 @@ class _Landed:
             raise KafkaException(self._failed)
 
 
-class Publisher:
-    """Publishes batches in transactions under one transactional id. One call at a time; its work runs in one thread.
+class BlockingPublisher:
+    """Publishes batches in transactions under one transactional id, in the thread that calls. One call at a time.
 
     Args:
         kafka: the brokers.
         transactional_id: names the only writer; whoever starts later fences the earlier one.
+        turns: how many producers take turns. Brokers refuse a transaction while they still spread the commit of the
+            last one under the same id, and librdkafka then waits 20 ms before it asks again; a second id has no such
+            wait. Each transaction still begins only when the one before it is committed, so their order is the same
+            (but the control record of one may stand behind the first records of the next).
     """
 
-    def __init__(self, kafka: KafkaSettings, transactional_id: str) -> None:
+    def __init__(self, kafka: KafkaSettings, transactional_id: str, turns: int = 1) -> None:
         self._kafka, self._id = kafka, transactional_id
+        self._ids = [transactional_id, *(f"{transactional_id}-{number}" for number in range(2, turns + 1))]
         self._connectivity = Connectivity(kafka, transactional_id)
-        self._io = ThreadPoolExecutor(1, thread_name_prefix=f"publish-{transactional_id}")
-        self._producer: ck.Producer | None = None
+        self._producers: list[ck.Producer] = []
+        self._turn = 0
         self._closing = self._broken = False
+        self._working = threading.Lock()
 
-    async def start(self) -> None:
-        """Fence older publishers with this id and wait until their last transaction is settled.
+    def start(self) -> None:
+        """Fence older publishers with this id and wait until their last transactions are settled; see `Publisher`."""
+        with self._working:
+            self._check_closing()
+            self._producers = [self._make(each) for each in self._ids]  # all connect while the first one waits
+            for producer in self._producers:
+                self._repeat(producer.init_transactions, "start a transactional producer")
+        self._connectivity.works()
 
-        Raises:
-            ConnectionError: no broker answers; make a new publisher and try again.
-            KafkaFault: refused.
-        """
-        await self._in_thread(self._start)
+    def publish(self, records: Iterable[RawRecord], last: Last | None = None) -> tuple[Offsets, Offsets]:
+        """Commit all records, and the one that `last` makes of their offsets, or none of them; see `Publisher`."""
+        with self._working:
+            if self._broken:  # the outcome may be unknown: nothing may come behind it, least of all another id's turn
+                raise ConnectionError(f"The publisher {self._id} has been given up; make a new one.")
+            try:
+                return self._publish(records, last)
+            except BaseException:
+                self._broken = True
+                raise
 
-    async def publish(self, records: Iterable[OutRecord], last: Last | None = None) -> tuple[Offsets, Offsets]:
-        """Commit all records, and the one that `last` makes of their offsets, or none of them.
-
-        Args:
-            records: in the order they must have; those of one partition keep it.
-            last: called in the publisher's thread with (starts, ends) when all records have an offset.
-
-        Returns:
-            Per topic-partition the offset of the first record, and the one behind the last, without the record `last`.
-
-        Raises:
-            ConnectionError: a passing fault. The outcome may be unknown, see the module's docstring.
-            Fenced: another publisher took the id, or the broker ended our transaction after its time-out.
-            KafkaFault: refused: record too large, rights, no such topic.
-        """
-        return await self._in_thread(self._publish, records, last)
-
-    async def aclose(self) -> None:
-        """Give up what is in flight and release the connection. Safe to call twice."""
+    def close(self) -> None:
+        """Give up what is in flight, also from another thread, and disconnect. Safe to call twice."""
         self._closing = True
-        if self._producer is not None:
-            producer, self._producer = self._producer, None
-            await asyncio.get_running_loop().run_in_executor(self._io, _discard, producer)
-        self._io.shutdown(wait=False)
+        with self._working:
+            producers, self._producers = self._producers, []
+            for producer in producers:
+                _discard(producer)
 
-    async def _in_thread(self, work: Callable[..., Answer], *args: Any) -> Answer:
-        if self._closing or self._broken:
-            raise ConnectionError(f"The publisher {self._id} has been given up; make a new one.")
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._io, work, *args)
-        except BaseException:
-            self._broken = True  # also when our caller was cancelled: the outcome is unknown
-            raise
+    def give_up(self) -> None:
+        """Make a call that is waiting in another thread end soon."""
+        self._closing = True
 
-    # ---- in the publisher's thread
-
-    def _start(self) -> None:
+    def _make(self, transactional_id: str) -> ck.Producer:
         config = producer_config(
             self._kafka,
-            self._id,
-            transactional_id=self._id,
+            transactional_id,
+            transactional_id=transactional_id,
             transaction_timeout_ms=60_000,
             delivery_timeout_ms=int(_TIMEOUT * 1000),
             linger_ms=5,  # flush and commit do not wait for it; it only lets large batches form
             error_cb=self._connectivity.error,
         )
-        self._producer = ck.Producer(config)
-        self._repeat(self._producer.init_transactions, "start a transactional producer")
-        self._connectivity.works()
+        return ck.Producer(config)
 
-    def _publish(self, records: Iterable[OutRecord], last: Last | None) -> tuple[Offsets, Offsets]:
-        producer = self._producer
-        if producer is None:
+    def _publish(self, records: Iterable[RawRecord], last: Last | None) -> tuple[Offsets, Offsets]:
+        self._check_closing()
+        if not self._producers:
             raise ConnectionError(f"The publisher {self._id} has not been started.")
+        producer = self._producers[self._turn]
+        self._turn = (self._turn + 1) % len(self._producers)
         try:
             producer.begin_transaction()
         except KafkaException as exc:
             raise fault(exc, "begin a transaction", self._kafka.bootstrap) from exc
         landed = _Landed()
         try:
-            for record in records:
-                self._produce(producer, record, landed)
+            self._produce(producer, records, landed)
             if last is not None:
                 self._flush(producer)
                 landed.check()
-                self._produce(producer, last(landed.starts, landed.ends), None)
+                self._produce(producer, [last(landed.starts, landed.ends)], None)
             self._repeat(producer.commit_transaction, "commit a transaction")  # also waits for the deliveries
             landed.check()
         except BaseException as exc:
@@ -162,17 +161,19 @@ class Publisher:
         self._connectivity.works()
         return landed.starts, landed.ends
 
-    def _produce(self, producer: ck.Producer, record: OutRecord, delivered: Any) -> None:
-        topic, key, value, partition, headers, timestamp_ms = record
-        number = -1 if partition is None else partition
-        pairs: Any = headers if headers is None or type(headers) is list else list(headers)
-        while True:
-            try:
-                producer.produce(topic, value, key, number, delivered, None, timestamp_ms, pairs)
-                return
-            except BufferError:  # the local queue is full: let it drain
-                self._check_closing()
-                producer.poll(0.05)
+    def _produce(self, producer: ck.Producer, records: Iterable[RawRecord], landed: _Landed | None) -> None:
+        produce: Any = producer.produce
+        delivered = None if landed is None else landed.callback()
+        for topic, key, value, partition, headers, timestamp_ms in records:
+            number = -1 if partition is None else partition
+            pairs = headers if headers is None or type(headers) is list else list(headers)
+            while True:
+                try:
+                    produce(topic, value, key, number, delivered, None, timestamp_ms, pairs)
+                    break
+                except BufferError:  # the local queue is full: let it drain
+                    self._check_closing()
+                    producer.poll(0.05)
 
     def _flush(self, producer: ck.Producer) -> None:
         # delivery.timeout.ms bounds it: every record is delivered or failed by then
@@ -202,6 +203,64 @@ class Publisher:
             raise fault(self._connectivity.refusal, f"let {self._id} in", self._kafka.bootstrap)
         if self._closing:
             raise ConnectionError(f"The publisher {self._id} was closed while it waited for Kafka.")
+
+
+class Publisher:
+    """Publishes batches in transactions under one transactional id. One call at a time; its work runs in one thread.
+
+    Args:
+        kafka: the brokers.
+        transactional_id: names the only writer; whoever starts later fences the earlier one.
+    """
+
+    def __init__(self, kafka: KafkaSettings, transactional_id: str) -> None:
+        self._id = transactional_id
+        self._io = ThreadPoolExecutor(1, thread_name_prefix=f"publish-{transactional_id}")
+        self._blocking = BlockingPublisher(kafka, transactional_id)
+        self._closing = self._broken = False
+
+    async def start(self) -> None:
+        """Fence older publishers with this id and wait until their last transaction is settled.
+
+        Raises:
+            ConnectionError: no broker answers; make a new publisher and try again.
+            KafkaFault: refused.
+        """
+        await self._in_thread(self._blocking.start)
+
+    async def publish(self, records: Iterable[OutRecord], last: Last | None = None) -> tuple[Offsets, Offsets]:
+        """Commit all records, and the one that `last` makes of their offsets, or none of them.
+
+        Args:
+            records: in the order they must have; those of one partition keep it.
+            last: called in the publisher's thread with (starts, ends) when all records have an offset.
+
+        Returns:
+            Per topic-partition the offset of the first record, and the one behind the last, without the record `last`.
+
+        Raises:
+            ConnectionError: a passing fault. The outcome may be unknown, see the module's docstring.
+            Fenced: another publisher took the id, or the broker ended our transaction after its time-out.
+            KafkaFault: refused: record too large, rights, no such topic.
+        """
+        return await self._in_thread(self._blocking.publish, records, last)
+
+    async def aclose(self) -> None:
+        """Give up what is in flight and release the connection. Safe to call twice."""
+        self._blocking.give_up()
+        if not self._closing:
+            self._closing = True
+            await asyncio.get_running_loop().run_in_executor(self._io, self._blocking.close)
+        self._io.shutdown(wait=False)
+
+    async def _in_thread(self, work: Callable[..., Answer], *args: Any) -> Answer:
+        if self._closing or self._broken:
+            raise ConnectionError(f"The publisher {self._id} has been given up; make a new one.")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._io, work, *args)
+        except BaseException:
+            self._broken = True  # also when our caller was cancelled: the outcome is unknown
+            raise
 
 
 def _discard(producer: ck.Producer) -> None:

@@ -274,7 +274,7 @@ def read_topic(kafka: KafkaSettings, topic: str) -> Iterator[Record]:
 
 
 def last_record(kafka: KafkaSettings, topic: str, partition: int = 0) -> Record | None:
-    """The last committed record of the partition; None: it holds none.
+    """The last committed record of the partition; None: it holds none, or there is no such topic.
 
     Control records and aborted ones stand behind it, so it is searched backwards in growing steps. Transactions that
     are open or whose commit is still being spread are waited for; to learn what a dead writer has committed, start
@@ -283,8 +283,8 @@ def last_record(kafka: KafkaSettings, topic: str, partition: int = 0) -> Record 
     Raises as `RangeReader.read`.
     """
     tp = (topic, partition)
-    start, end = admin.start_offsets(kafka, [tp])[tp], admin.end_offsets(kafka, [tp], committed_only=False)[tp]
-    reader, step, upto = RangeReader(kafka, patience=_SETTLED), 16, end
+    start, upto = admin.written(kafka, tp)
+    reader, step = RangeReader(kafka, patience=_SETTLED), 16
     try:
         while upto > start:
             begin = max(start, upto - step)

@@ -8,6 +8,10 @@ from typing import Any, NamedTuple
 Headers = Sequence[tuple[str, bytes]]
 
 
+RawRecord = tuple[str, bytes | None, bytes | None, int | None, Headers | None, int]
+"""The fields of an `OutRecord`, without the cost of making one."""
+
+
 class OutRecord(NamedTuple):
     """A record to produce.
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from threading import Thread
 from typing import Final
 
 from instep.failpoints import hit
 from instep.journal import JournalEntry, TopicPartition
 from instep.settings import KafkaSettings
 from instep.topics import capture_dead_letter_topic, commands_topic, held_topic, journal_topic, tables_topic
-from instep_connectors.kafka import OutRecord, Publisher, TopicSpec, ensure_topics, last_record, partitions
+from instep_connectors.kafka import (
+    BlockingPublisher,
+    OutRecord,
+    RawRecord,
+    TopicSpec,
+    ensure_topics,
+    last_record,
+    make_topics,
+)
 from instep_schemas.records import decode_journal, encode_journal, frame, unframe
 from instep_schemas.schemaids import SchemaIds
 from instep_streams.capture.batch import Batch, Origin
@@ -28,6 +37,9 @@ _MARGIN: Final = 64 << 10
 """Around a record's value: headers, key, the batch's own bytes."""
 
 JOURNAL_KEY: Final = b"batch"
+
+_TURNS: Final = 2
+"""One transactional id commits while the other begins: see `BlockingPublisher`."""
 
 
 def largest_value(kafka: KafkaSettings) -> int:
@@ -57,10 +69,42 @@ def ensure_own_topics(kafka: KafkaSettings, source: str) -> None:
     ensure_topics(kafka, [*specs, TopicSpec(tables_topic(source), 1, {"cleanup.policy": "compact"})])
 
 
-def ensure_data_topic(kafka: KafkaSettings, topic: str, wanted: int) -> int:
-    """Create a data topic and give how many partitions it has; raises as `ensure_own_topics`."""
-    ensure_topics(kafka, [TopicSpec(topic, wanted, keeping(kafka))])
-    return partitions(kafka, topic)
+class DataTopics:
+    """Creates data topics and tells how many partitions each has.
+
+    Args:
+        kafka: the brokers.
+        wanted: partitions of a new topic.
+    """
+
+    def __init__(self, kafka: KafkaSettings, wanted: int) -> None:
+        self._kafka, self._wanted = kafka, wanted
+        self._coming: dict[str, Future[dict[str, int]]] = {}
+
+    def prepare(self, topics: Iterable[str]) -> None:
+        """Begin to create these, all with one request, in a thread; one at a time would cost 0.1 s each."""
+        names = list(topics)
+        coming: Future[dict[str, int]] = Future()
+        coming.set_running_or_notify_cancel()
+        self._coming |= dict.fromkeys(names, coming)
+
+        def work() -> None:
+            try:
+                coming.set_result(self._make(names) if names else {})
+            except BaseException as exc:  # asked for again by `make`
+                coming.set_exception(exc)
+
+        Thread(target=work, name="topics", daemon=True).start()
+
+    def make(self, topic: str) -> int:
+        """Create a topic and give how many partitions it has; raises as `ensure_own_topics`."""
+        coming = self._coming.pop(topic, None)
+        if coming is not None and coming.exception() is None:
+            return coming.result()[topic]
+        return self._make([topic])[topic]
+
+    def _make(self, topics: list[str]) -> dict[str, int]:
+        return make_topics(self._kafka, [TopicSpec(topic, self._wanted, keeping(self._kafka)) for topic in topics])
 
 
 def last_entry(kafka: KafkaSettings, source: str) -> JournalEntry | None:
@@ -71,7 +115,7 @@ def last_entry(kafka: KafkaSettings, source: str) -> JournalEntry | None:
         KafkaFault: refused.
     """
     topic = journal_topic(source)
-    record = last_record(kafka, topic) if partitions(kafka, topic) else None
+    record = last_record(kafka, topic)
     if record is None or record.value is None:
         return None
     return decode_journal(unframe(record.value)[1])
@@ -87,7 +131,7 @@ class BatchPublisher:
 
     def __init__(self, kafka: KafkaSettings, source: str) -> None:
         self._source = source
-        self._publisher = Publisher(_roomy(kafka), f"instep-capture-{source}")
+        self._publisher = BlockingPublisher(_roomy(kafka), f"instep-capture-{source}", _TURNS)
         self._origin = Origin(source, 1, "", 0)
         self._entry_schema_id = 0
         self._number = 0
@@ -101,7 +145,7 @@ class BatchPublisher:
             ConnectionError, TimeoutError: no broker answers.
             KafkaFault: refused.
         """
-        asyncio.run(self._publisher.start())
+        self._publisher.start()
 
     def describe(self, origin: Origin, entry_schema_id: int, number: int, ids: SchemaIds | None = None) -> None:
         """Say what the entries need; before the first batch.
@@ -114,7 +158,7 @@ class BatchPublisher:
         """
         self._origin, self._entry_schema_id, self._number, self._ids = origin, entry_schema_id, number, ids
 
-    async def publish(self, batch: Batch) -> JournalEntry:
+    def publish(self, batch: Batch) -> JournalEntry:
         """Publish one batch and give its entry; returns when the transaction is committed.
 
         Raises:
@@ -122,22 +166,22 @@ class BatchPublisher:
             KafkaFault: refused.
         """
         with TRANSACTION.labels(self._source).time():
-            await self._publisher.publish(self._records(batch), lambda starts, ends: self._close(batch, starts, ends))
+            self._publisher.publish(self._records(batch), lambda starts, ends: self._close(batch, starts, ends))
         assert self._entry is not None
         self._number = self._entry.batch
         return self._entry
 
     def close(self) -> None:
         """Give up what is in flight, also from another thread, and disconnect. Safe to call twice."""
-        asyncio.run(self._publisher.aclose())
+        self._publisher.close()
 
-    def _records(self, batch: Batch) -> Iterator[OutRecord]:
+    def _records(self, batch: Batch) -> Iterator[RawRecord]:
         hit("capture.begun")
         own = self._own_topics()
         for topic, key, value, headers, partition in batch.records:
             if self._ids is not None and topic not in own:
                 key, value, headers = self._ids.bare(key, value, headers)
-            yield OutRecord(topic, key, value, None if partition < 0 else partition, headers)
+            yield topic, key, value, None if partition < 0 else partition, headers, 0
 
     def _own_topics(self) -> tuple[str, ...]:
         """Topics that are no data topics."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from instep.journal import JournalEntry
 from instep_streams.capture.batch import Batch
 
-Publish = Callable[[Batch], Awaitable[JournalEntry]]
+Publish = Callable[[Batch], JournalEntry]
 """Publishes one batch and gives its journal entry, only when the transaction is committed."""
 
 
@@ -18,7 +17,7 @@ class PublishingThread:
     """Publishes the batches it is handed, one at a time and in order, in a thread of its own.
 
     Args:
-        publish: awaited in the thread.
+        publish: called in the thread.
         name: of the thread.
 
     Its `fileno` becomes readable when a batch is done or failed: put it into the same select as the replication socket.
@@ -92,10 +91,6 @@ class PublishingThread:
         return ended
 
     def _run(self) -> None:
-        with asyncio.Runner() as runner:
-            self._serve(runner)
-
-    def _serve(self, runner: asyncio.Runner) -> None:
         while True:
             with self._lock:
                 self._lock.wait_for(lambda: self._batch is not None or self._closed)
@@ -103,14 +98,11 @@ class PublishingThread:
             if batch is None:
                 return
             try:
-                entry = runner.run(self._once(batch))
+                entry = self._publish(batch)
             except BaseException as exc:  # handed to the thread that waits: it decides
                 self._finish(None, exc)
                 return
             self._finish((batch, entry), None)
-
-    async def _once(self, batch: Batch) -> JournalEntry:
-        return await self._publish(batch)
 
     def _finish(self, done: tuple[Batch, JournalEntry] | None, failure: BaseException | None) -> None:
         with self._lock:

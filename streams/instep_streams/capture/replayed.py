@@ -131,7 +131,7 @@ class Broker:
         self.away = False
         """A batch in flight fails instead of being committed."""
 
-    async def publish(self, batch: Batch) -> JournalEntry:
+    def publish(self, batch: Batch) -> JournalEntry:
         """Commit a batch, whole or not at all."""
         if self.away:
             raise ConnectionError("killed before the commit")

@@ -175,9 +175,7 @@ class Transactions:
             # it stands alone, also one that was written within a transaction
             now_us = time.time_ns() // 1000
             self._last_commit = message.lsn
-            source = SourceBlock(
-                self._options, committed_us=now_us, transaction=None, last_commit=message.lsn
-            )  # fmt: skip
+            source = SourceBlock(self._options, committed_us=now_us, transaction=None, last_commit=message.lsn)
             self.batch.records.append(self._side.message(message, source, b"\x00"))
             self.batch.reach(Position(self._epoch, message.lsn, 0), now_us)
 
@@ -299,8 +297,8 @@ class Transactions:
             return self._encode(wide, op, old, new, lsn)
 
     def _add(self, table: CapturedTable, op: Op, encoded: list[Encoded], position: Position) -> None:
-        records, size = framed(table, encoded, position, self._largest, self._headers)
         batch = self.batch
+        records, size = framed(table, encoded, position, self._largest, self._headers)
         batch.records += records
         batch.size += size
         if op is Op.UPDATE and not (len(encoded) == 1 and encoded[0].moved is None):
@@ -374,6 +372,10 @@ def framed(
         Unencodable: a record is too large for Kafka.
     """
     header: Headers = [(POSITION_HEADER, position.pack())] if context is None else context
+    if len(encoded) == 1:
+        key, value, moved = encoded[0]
+        if moved is None and value is not None and len(value) <= largest:  # most changes
+            return [Record(table.topic, key, value, header)], len(value) + len(key or b"")
     records, size = [], 0
     for key, value, moved in encoded:
         headers = header

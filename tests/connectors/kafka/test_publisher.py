@@ -9,6 +9,7 @@ import pytest
 from instep.errors import InstepError, KafkaFault
 from instep.settings import KafkaSettings
 from instep_connectors.kafka import (
+    BlockingPublisher,
     Fenced,
     OutRecord,
     Publisher,
@@ -231,3 +232,26 @@ async def _recover(kafka: KafkaSettings, broken: Publisher, name: str, log: str)
             return publisher, 0 if entry is None else int(entry.value or b"") + 1
         except (ConnectionError, TimeoutError):
             await publisher.aclose()
+
+
+def test_two_ids_take_turns_and_keep_the_order(kafka: KafkaSettings, unique: Callable[[str], str]) -> None:
+    """An id begins while the brokers still spread the other's commit; an older publisher has lost both."""
+    topic, log = unique("data"), unique("log")
+    ensure_topics(kafka, [TopicSpec(topic, 1), TopicSpec(log, 1)])
+    name = unique("p")
+    older, publisher = BlockingPublisher(kafka, name, 2), BlockingPublisher(kafka, name, 2)
+    older.start()
+    older.publish([OutRecord(topic, None, b"first")])
+    publisher.start()
+    with pytest.raises(Fenced):
+        older.publish([OutRecord(topic, None, b"late")])
+    with pytest.raises(ConnectionError, match="given up"):
+        older.publish([OutRecord(topic, None, b"late")])
+    end = 0
+    for number in range(20):
+        starts, ends = publisher.publish([OutRecord(topic, None, b"%d" % number)], journal(log, str(number)))
+        assert end <= starts[topic, 0] < ends[topic, 0]
+        end = ends[topic, 0]
+    publisher.close()
+    older.close()
+    assert [record.value for record in read_topic(kafka, topic)] == [b"first", *(b"%d" % n for n in range(20))]
