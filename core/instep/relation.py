@@ -63,7 +63,7 @@ class Column:
         type: its type; a domain is kept as a domain.
         modifier: pg_attribute.atttypmod, -1 for none.
         not_null: declared NOT NULL (domain constraints included).
-        default: the default expression's SQL text (`pg_get_expr`), None for none.
+        default: the default's (or a generated column's) expression as SQL text (`pg_get_expr`), None for none.
         identity: part of the replica identity (RELATION flag 1).
         sql_type: `format_type(oid, modifier)`, schema-qualified when not in pg_catalog.
         generated: a stored generated column.

@@ -12,6 +12,7 @@ from instep.relation import Column, Relation, ReplicaIdentity
 from instep_schemas import standins
 from instep_schemas.connectrecords import source_record, transaction_record, with_default
 from instep_schemas.mapping import Avro, Mapped, domain_base, labels_of, map_column
+from instep_schemas.sourcetypes import source_parameters
 from instep_schemas.wire import (
     CIPHER,
     PLAIN,
@@ -93,7 +94,7 @@ def derive(relation: Relation, options: WireOptions) -> TableSchemas:
     """
     fields = tuple(_fields(relation, options))
     _refuse_collisions(relation, fields)
-    namespace = adjusted_namespace(options.source, relation.schema, relation.name)
+    namespace = adjusted_namespace(options.source, relation.schema, relation.name, unicode=options.unicode_names)
     key_fields = _key_fields(relation, options, fields)
     key = _key_record(namespace, key_fields, options) if key_fields else None
     key_text = None if key is None else schema_text(key)
@@ -108,7 +109,9 @@ def _key_fields(relation: Relation, options: WireOptions, fields: Iterable[Field
         _refuse_changed_keys(relation, options)
     else:  # Debezium's column filters leave the key alone
         shown = {field.column.name for field in fields}
-        plain = replace(options, exclude=(), include=(), mask=(), truncate=(), hashed=())
+        plain = replace(
+            options, exclude=(), include=(), mask=(), truncate=(), hashed=(), propagate=(), propagate_types=()
+        )
         fields = [
             field if field.column.name in shown else replace(field, optional=True, default=None)
             for field in _fields(relation, plain)
@@ -128,7 +131,7 @@ def chosen_key(relation: Relation, options: WireOptions) -> tuple[str, ...]:
 
 
 def _fields(relation: Relation, options: WireOptions) -> Iterable[Field]:
-    full = relation.replica_identity is ReplicaIdentity.FULL
+    full, native = relation.replica_identity is ReplicaIdentity.FULL, options.profile == "native"
     for index, column in enumerate(relation.columns):
         qualified = f"{relation.table}.{column.name}"
         if any(column_matches(pattern, qualified) for pattern in options.exclude):
@@ -139,15 +142,21 @@ def _fields(relation: Relation, options: WireOptions) -> Iterable[Field]:
         if mapped is None:
             continue
         field = Field(
-            name=adjusted_name(column.name),
+            name=adjusted_name(column.name, unicode=options.unicode_fields),
             column=column,
             index=index,
             mapped=mapped,
             optional=not column.not_null and column.name not in relation.key,
-            default=standins.default_bytes(column, mapped),
+            default=None if column.generated and native else standins.default_bytes(column, mapped),
             identity=full or column.identity,
         )
-        yield _changed(field, qualified, options)
+        changed = _changed(field, qualified, options)
+        # of several settings for one column Debezium follows the first alone, and would show what is to be hashed
+        told = source_parameters(relation, column, options) if changed is field else {}
+        for parameter, text in told.items():
+            mapped = replace(changed.mapped, avro=_marked(changed.mapped.avro, parameter, text))
+            changed = replace(changed, mapped=mapped)
+        yield changed
 
 
 def _changed(field: Field, qualified: str, options: WireOptions) -> Field:
@@ -285,7 +294,7 @@ def _native_attributes(field: Field, options: WireOptions) -> dict[str, Any]:
         "pg.type": column.sql_type,
         "pg.labels": list(labels_of(column.type)),
         "pg.base": domain_base(column.type),
-        "pg.default": standins.constant_default(column),
+        "pg.default": None if column.generated else standins.constant_default(column),
     }
     return {name: value for name, value in attributes.items() if value not in (None, [])} | (
         _own_name(field, options) | _tag_attributes(field)

@@ -1,25 +1,29 @@
 """A Kafka key as JSON text and back, as Kafka Connect's JSON converter writes it: the headers of a key change.
 
-Bytes (decimals too) are base64, dates and times the numbers that Avro holds.
+Bytes are base64, decimals numbers with all their digits, dates and times the numbers that Avro holds.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import math
 import struct
-from typing import Any
+from decimal import Context, Decimal
+from typing import Any, Final
 
+from instep_schemas import javatext
 from instep_schemas.standins import kind_of
+from instep_schemas.values import twos_complement
 from instep_schemas.varint import counted, long, read_long
 
+_EXACT: Final = Context(prec=200_000, Emax=999_999, Emin=-999_999)
 _FLOATS = {"float": struct.Struct("<f"), "double": struct.Struct("<d")}
 
 
 def key_json(schema: dict[str, Any], body: bytes) -> bytes:
     """The key record's Avro body as compact JSON; `schema` with every record spelled out."""
-    value, _ = _read(schema, body, 0)
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return _read(schema, body, 0)[0].encode()
 
 
 def key_body(schema: dict[str, Any], text: bytes) -> bytes:
@@ -29,41 +33,59 @@ def key_body(schema: dict[str, Any], text: bytes) -> bytes:
         ValueError: not such a text.
     """
     try:
-        return _write(schema, json.loads(text))
+        return _write(schema, json.loads(text, parse_float=Decimal, strict=False))
     except (KeyError, TypeError, AttributeError) as exc:
         raise ValueError("not a key of this schema") from exc
 
 
-def _read(avro: Any, data: bytes, at: int) -> tuple[Any, int]:
+def _read(avro: Any, data: bytes, at: int) -> tuple[str, int]:
+    """JSON text, and where the next value begins."""
     if isinstance(avro, list):  # only a key that a setting chose has nullable columns
         branch = avro[data[at] >> 1]
-        return (None, at + 1) if branch == "null" else _read(branch, data, at + 1)
+        return ("null", at + 1) if branch == "null" else _read(branch, data, at + 1)
     kind = kind_of(avro)[0]
     if kind in ("int", "long"):
-        return read_long(data, at)
+        whole, at = read_long(data, at)
+        return str(whole), at
     if kind in ("string", "bytes"):
         size, at = read_long(data, at)
-        content = data[at : at + size]
-        return (content if kind == "string" else base64.b64encode(content)).decode(), at + size
+        return _content(avro, kind, data[at : at + size]), at + size
     if kind == "boolean":
-        return data[at] == 1, at + 1
+        return "true" if data[at] else "false", at + 1
     if kind in _FLOATS:
-        return _FLOATS[kind].unpack_from(data, at)[0], at + _FLOATS[kind].size
+        value = _FLOATS[kind].unpack_from(data, at)[0]
+        text = javatext.number(value, single=kind == "float")
+        return text if math.isfinite(value) else f'"{text}"', at + _FLOATS[kind].size
     if kind == "record":
-        record = {}
+        shown = []
         for field in avro["fields"]:
-            record[field["name"]], at = _read(field["type"], data, at)
-        return record, at
+            text, at = _read(field["type"], data, at)
+            shown.append(f"{_quoted(field['name'])}:{text}")
+        return f"{{{','.join(shown)}}}", at
     return _read_array(avro["items"], data, at)
 
 
-def _read_array(item: Any, data: bytes, at: int) -> tuple[list[Any], int]:
-    items: list[Any] = []
+def _content(avro: Any, kind: str, content: bytes) -> str:
+    if kind == "string":
+        return _quoted(content.decode())
+    if isinstance(avro, dict) and avro.get("logicalType") == "decimal":
+        return str(Decimal(int.from_bytes(content, "big", signed=True)).scaleb(-avro.get("scale", 0), _EXACT))
+    return _quoted(base64.b64encode(content).decode())
+
+
+def _quoted(text: str) -> str:
+    """Debezium escapes nothing else: control characters stand in the text as they are."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _read_array(item: Any, data: bytes, at: int) -> tuple[str, int]:
+    items: list[str] = []
     count, at = read_long(data, at)
     for _ in range(count):
-        value, at = _read(item, data, at)
-        items.append(value)
-    return items, at + 1 if count else at
+        text, at = _read(item, data, at)
+        items.append(text)
+    return f"[{','.join(items)}]", at + 1 if count else at
 
 
 def _write(avro: Any, value: Any) -> bytes:
@@ -75,12 +97,16 @@ def _write(avro: Any, value: Any) -> bytes:
         return long(value)
     if kind == "string":
         return counted(value.encode())
+    if kind == "bytes" and isinstance(avro, dict) and avro.get("logicalType") == "decimal":
+        # base64 in headers of the first version of this module
+        if not isinstance(value, str):
+            return counted(twos_complement(int(Decimal(value).scaleb(avro.get("scale", 0), _EXACT))))
     if kind == "bytes":
         return counted(base64.b64decode(value, validate=True))
     if kind == "boolean":
         return b"\x01" if value else b"\x00"
     if kind in _FLOATS:
-        return _FLOATS[kind].pack(value)
+        return _FLOATS[kind].pack(float(value))
     if kind == "record":
         return b"".join(_write(field["type"], value[field["name"]]) for field in avro["fields"])
     items = b"".join(_write(avro["items"], each) for each in value)

@@ -24,9 +24,11 @@ _NAMED_STRING: Final = {
     "tsvector": "io.debezium.data.Tsvector",
 }
 _EXTENSION_TYPES: Final = frozenset({"citext", "hstore", "ltree"})
-_NOT_IN_ARRAYS: Final = frozenset(
-    {"money", "name", "interval", "bit", "varbit", "xml", "point", "hstore", "ltree", "tsvector", "citext"}
-)
+_NOT_IN_ARRAYS: Final = frozenset({"money", "name", "interval", "varbit", "xml", "point"})
+_NULLS_IN_ARRAYS_MISSING: Final = frozenset({"tsvector"})
+_TEXT_AS_BYTES: Final = {"bytes": "text", "base64": "text_base64", "base64-url-safe": "text_base64-url-safe",
+                         "hex": "text_hex"}  # fmt: skip
+_GEOMETRIC: Final = frozenset("box line lseg path polygon circle".split())
 _EXACT: Final = frozenset(
     "int2 int4 int8 oid float4 float8 bool text varchar bpchar char name citext inet cidr macaddr macaddr8 int4range "
     "int8range numrange tsrange tstzrange daterange bytea date time timestamp timestamptz uuid json jsonb xml".split()
@@ -139,6 +141,8 @@ def _exact(kind: Type, modifier: int) -> bool:
     """Whether Debezium's mapping of the type loses nothing."""
     kind, modifier = base_type(kind, modifier)
     if kind.kind is TypeKind.ARRAY and kind.element is not None:
+        if kind.element.name in _EXTENSION_TYPES:
+            return False
         return kind.element.kind in (TypeKind.BASE, TypeKind.ENUM, TypeKind.RANGE) and _exact(kind.element, modifier)
     if kind.kind is TypeKind.ENUM:
         return True
@@ -150,6 +154,24 @@ def _exact(kind: Type, modifier: int) -> bool:
 
 
 def _map(kind: Type, modifier: int, options: WireOptions) -> Mapped | None:
+    mapped = _map_known(kind, modifier, options)
+    return mapped or (_map_unknown(kind, options) if options.unknown else None)
+
+
+def _map_unknown(kind: Type, options: WireOptions) -> Mapped | None:
+    """What `_map_known` leaves out: the bytes of its text; of arrays only those whose items are as unknown."""
+    kind, modifier = base_type(kind, -1)
+    avro = "bytes" if options.binary == "bytes" else "string"
+    if kind.kind is not TypeKind.ARRAY:
+        codec = _TEXT_AS_BYTES[options.binary]
+        return Mapped(avro, codec.replace("text", "geometric") if kind.name in _GEOMETRIC else codec, base="unknown")
+    if kind.element is None or kind.element.name in _NOT_IN_ARRAYS or _map_known(kind.element, modifier, options):
+        return None
+    item = _map_unknown(kind.element, options)
+    return item and Mapped({"type": "array", "items": item.avro}, "array", item=item, base="array")
+
+
+def _map_known(kind: Type, modifier: int, options: WireOptions) -> Mapped | None:
     kind, modifier = base_type(kind, modifier)
     if kind.kind is TypeKind.ARRAY:
         return _map_array(kind, modifier, options)
@@ -171,11 +193,14 @@ def _map_array(kind: Type, modifier: int, options: WireOptions) -> Mapped | None
         return None
     if element.kind not in (TypeKind.BASE, TypeKind.ENUM, TypeKind.RANGE):
         return None
-    item = _map(element, modifier, options)
+    item = _map_known(element, modifier, options)
     if item is None:
         return None
-    # Debezium alone of all types gives an enum's items no null
-    strict = options.profile == "debezium" and element.kind is TypeKind.ENUM
+    if element.name == "bit":  # Debezium describes it as one bit string
+        return Mapped(item.avro, "bit_array", base="array")
+    # Debezium gives the items of these types no null
+    missing = element.kind is TypeKind.ENUM or element.name in _NULLS_IN_ARRAYS_MISSING
+    strict = options.profile == "debezium" and missing
     items = item.avro if strict else ["null", item.avro]
     return Mapped({"type": "array", "items": items}, "array", item=item, base="array")
 
@@ -220,7 +245,8 @@ def _map_base(name: str, modifier: int, options: WireOptions) -> Mapped | None:
 
 def _map_number(name: str, modifier: int, options: WireOptions) -> Mapped:
     if options.decimals == "string":
-        return Mapped("string", f"{name}_text")
+        scale = options.money_digits if name == "money" else 0 if modifier == -1 else numeric_modifier(modifier)[1]
+        return Mapped("string", f"{name}_text", scale)
     if options.decimals == "double":
         return Mapped("double", "double" if name == "numeric" else "money_double")
     if name == "money":
@@ -260,7 +286,11 @@ def _map_time(name: str, precision: int, options: WireOptions) -> Mapped | None:
     if name == "time":
         if precision <= 3 and options.times == "adaptive":
             return Mapped(named("int", "io.debezium.time.Time"), "time_ms")
+        if options.times == "nanoseconds":
+            return Mapped(named("long", "io.debezium.time.NanoTime"), "time_ns")
         return Mapped(named("long", "io.debezium.time.MicroTime"), "time_us")
+    if options.times == "nanoseconds":
+        return Mapped(named("long", "io.debezium.time.NanoTimestamp"), "timestamp_ns")
     if precision <= 3 and options.times != "microseconds":
         return Mapped(named("long", "io.debezium.time.Timestamp"), "timestamp_ms")
     return Mapped(named("long", "io.debezium.time.MicroTimestamp"), "timestamp_us")

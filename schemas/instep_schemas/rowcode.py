@@ -72,6 +72,8 @@ class Cells:
         content = field.default if field.default is not None else standins.zero(field.mapped.avro)
         if field.hashed is not None:
             content = self.codec(b"")
+        if field.default is None and field.mapped.codec in ("numeric_text", "money_text"):
+            content = counted(f"{0:.{max(field.mapped.scale, 0)}f}".encode())
         return self.some(content or b"\x00")
 
     def after(self, row: Tuple) -> bytes:

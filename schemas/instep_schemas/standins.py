@@ -6,12 +6,15 @@ All from the Avro type alone, so that encoder and decoder agree by construction.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import struct
 import uuid
+from decimal import Decimal
 from typing import Any, Final
 
-from instep.relation import Column
+from instep.relation import Column, TypeKind
+from instep_schemas import javatext
 from instep_schemas.mapping import Avro, Mapped
 from instep_schemas.values import codec_of
 from instep_schemas.varint import counted, long, pack_double, pack_float, read_long
@@ -19,11 +22,17 @@ from instep_schemas.varint import counted, long, pack_double, pack_float, read_l
 _ZERO_TEXT: Final = {
     "io.debezium.time.ZonedTimestamp": b"1970-01-01T00:00:00Z",
     "io.debezium.time.ZonedTime": b"00:00:00Z",
+    "io.debezium.time.IsoDate": b"1970-01-01Z",
+    "io.debezium.time.IsoTime": b"00:00:00Z",
+    "io.debezium.time.IsoTimestamp": b"1970-01-01T00:00:00Z",
+    "io.debezium.time.Interval": b"P0Y0M0DT0H0M0S",
 }
 _ZERO: Final = {"int": b"\x00", "long": b"\x00", "boolean": b"\x00", "float": bytes(4), "double": bytes(8)}
 _ZERO_DECIMAL: Final = b"\x02\x00"
 
 _LITERAL = re.compile(r"B?'((?:[^']|'')*)'(?:::[\w .,\"\[\]()]+)?")
+_QUOTED = re.compile(r"'((?:[^']|'')*)'")
+_TEXTS: Final = frozenset({"text", "varchar", "bpchar"})
 _CALL = re.compile(r"\(?[A-Za-z0-9_.\"]+\(.*\).*|CURRENT_\w+.*|LOCALTIME.*", re.DOTALL)
 _PLAIN = re.compile(r"\(?(-?[0-9.]+|true|false)\)?(?:::.*)?")
 _DEFAULTABLE: Final[dict[str, str]] = {
@@ -117,7 +126,10 @@ def default_text(column: Column, base: str) -> bytes | None:
     constant = constant_default(column)
     if constant is not None:
         return constant.encode()
-    return zero_text.encode() if _CALL.fullmatch(expression) else None
+    if _CALL.fullmatch(expression) or base == "bool":
+        return zero_text.encode()
+    quoted = _QUOTED.search(expression) if base in _TEXTS else None
+    return None if quoted is None else quoted[1].replace("''", "'").encode()
 
 
 def constant_default(column: Column) -> str | None:
@@ -132,8 +144,10 @@ def constant_default(column: Column) -> str | None:
 def default_bytes(column: Column, mapped: Mapped) -> bytes | None:
     """The default's Avro bytes; None for no default that the schema could show."""
     text = default_text(column, mapped.base)
-    if text is None:
-        return None
+    if text is None or (mapped.codec == "variable" or column.type.kind is TypeKind.DOMAIN):
+        return None  # the schema of a record shows none; Debezium reads none of a domain's column
+    if mapped.codec == "numeric_text" and mapped.scale > 0:
+        text = f"{Decimal(text.decode()):.{mapped.scale}f}".encode()
     try:
         return codec_of(mapped)(text)
     except (ValueError, KeyError, IndexError):
@@ -148,7 +162,8 @@ def json_default(avro: Avro, encoded: bytes) -> Any:
     if kind == "boolean":
         return encoded == b"\x01"
     if kind in ("float", "double"):
-        return struct.unpack("<f" if kind == "float" else "<d", encoded)[0]
+        value = struct.unpack("<f" if kind == "float" else "<d", encoded)[0]
+        return value if math.isfinite(value) else javatext.number(value)
     if kind in ("string", "bytes"):
         size, at = read_long(encoded, 0)
         return encoded[at : at + size].decode("utf-8" if kind == "string" else "latin-1")

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from instep_schemas import civil, literals
+from instep_schemas import civil, javatext, literals
 from instep_schemas.mapping import Mapped
 from instep_schemas.varint import LENGTH, counted, long, pack_double, pack_float, unsigned
 from instep_schemas.wire import Refused, RefusedLabel
@@ -149,6 +149,11 @@ def bits(text: bytes) -> bytes:
     return counted(number.to_bytes((number.bit_length() + 7) // 8, "little"))
 
 
+def bit_array(text: bytes) -> bytes:
+    """An array of bit strings, for which Debezium's schema has one bit string: always refused."""
+    raise Refused("an array of bit strings, for which Debezium's schema has no room")
+
+
 def unhex(text: bytes) -> bytes:
     r"""The bytes of `\x00ff`."""
     if text[:2] != b"\\x":
@@ -157,14 +162,17 @@ def unhex(text: bytes) -> bytes:
 
 
 def hstore_json(text: bytes) -> bytes:
-    """An hstore as a JSON object, in hstore's order."""
+    """An hstore as a JSON object, in the order of Java's HashMap."""
     pairs = literals.parse_hstore(text.decode())
+    pairs = {key: pairs[key] for key in javatext.hash_order(pairs)}
     return counted(json.dumps(pairs, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 def hstore_map(text: bytes) -> bytes:
     """An hstore as an Avro map of nullable strings."""
-    return avro_map(literals.parse_hstore(text.decode()))
+    pairs = literals.parse_hstore(text.decode())
+    order = javatext.hash_order(javatext.hash_order(pairs), len(pairs))
+    return avro_map({key: pairs[key] for key in order})
 
 
 def avro_map(pairs: dict[str, str | None]) -> bytes:
@@ -200,6 +208,16 @@ def time_us(text: bytes) -> bytes:
 def time_ms(text: bytes) -> bytes:
     """Milliseconds of the day."""
     return long(civil.parse_time(text) // 1000)
+
+
+def time_ns(text: bytes) -> bytes:
+    """Nanoseconds of the day."""
+    return long(civil.parse_time(text) * 1000)
+
+
+def timestamp_ns(text: bytes) -> bytes:
+    """Nanoseconds since the Unix epoch."""
+    return checked_long(_timestamp_micros(text) * 1000)
 
 
 def timestamp_us(text: bytes) -> bytes:
@@ -304,7 +322,7 @@ def array(mapped: Mapped) -> Codec:
             return b"\x00"
         if strict:
             if None in items:
-                raise Refused("a null in an array of enum labels, whose schema has no null")
+                raise Refused("a null in an array whose schema has no null for the items")
             return long(len(items)) + b"".join(item((each or "").encode()) for each in items) + b"\x00"
         parts = [b"\x00" if each is None else b"\x02" + item(each.encode()) for each in items]
         return long(len(items)) + b"".join(parts) + b"\x00"
@@ -314,6 +332,14 @@ def array(mapped: Mapped) -> Codec:
 
 _PLAIN: Final[dict[str, Codec]] = {
     "text": counted,
+    "text_base64": lambda text: counted(base64.b64encode(text)),
+    "text_base64-url-safe": lambda text: counted(base64.urlsafe_b64encode(text)),
+    "text_hex": lambda text: counted(text.hex().encode()),
+    "geometric": lambda text: counted(javatext.geometric(text)),
+    "geometric_base64": lambda text: counted(base64.b64encode(javatext.geometric(text))),
+    "geometric_base64-url-safe": lambda text: counted(base64.urlsafe_b64encode(javatext.geometric(text))),
+    "geometric_hex": lambda text: counted(javatext.geometric(text).hex().encode()),
+    "bit_array": bit_array,
     "int": integer,
     "bool": boolean,
     "float": real,
@@ -338,6 +364,8 @@ _PLAIN: Final[dict[str, Codec]] = {
     "time_ms": time_ms,
     "timestamp_us": timestamp_us,
     "timestamp_ms": timestamp_ms,
+    "time_ns": time_ns,
+    "timestamp_ns": timestamp_ns,
     "zoned_time": zoned_time,
     "date_iso": lambda text: counted(text + b"Z"),
     "time_iso": lambda text: counted(text + b"Z"),

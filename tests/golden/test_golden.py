@@ -17,6 +17,13 @@ from instep_schemas.wire import EXCEPTIONS
 MORE = FOLDER / "more"
 DOCUMENTED = {
     "alters": {"name-in-stream"},
+    "alter_types": {"enum-labels"},
+    "bit_arrays": {"bit-array"},
+    "bytes_base64": {"connector-death"},
+    "key_mix": {"unknown-key"},
+    "times_iso": {"array-times"},
+    "times_nano": {"array-times", "connector-death"},
+    "toast_modes": {"toast-without-placeholder"},
     "enum_null": {"null-in-enum-array"},
     "nan_kills": {"numeric-special"},
     "placeholder": {"toast-without-placeholder"},

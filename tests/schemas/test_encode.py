@@ -342,7 +342,7 @@ def test_masks_hide_and_cuts_shorten_but_never_a_key() -> None:
 
 def test_a_null_in_an_array_of_labels_has_no_place_in_debeziums_schema() -> None:
     relation = relation_of([column_of(0, SAMPLES["enum[]"], not_null=False)])
-    with pytest.raises(Unencodable, match="array of enum labels"):
+    with pytest.raises(Unencodable, match="null in an array"):
         records(DEBEZIUM, relation, Op.CREATE, None, (b"1", b"{NULL}"))
     (record,) = records(NATIVE, relation, Op.CREATE, None, (b"1", b"{NULL}"))
     assert decoded(NATIVE, relation, record.value).after == {"id": "1", "c0": "{NULL}"}

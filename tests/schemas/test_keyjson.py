@@ -34,7 +34,7 @@ def test_keys_of_any_types_come_back(profile: str, data: st.DataObject) -> None:
     body, schema = encoder.key(row), encoder.schemas.key
     assert body is not None and schema is not None
     text = key_json(schema, body)
-    assert list(json.loads(text)) == [column.name for column in columns]
+    assert list(json.loads(text, strict=False)) == [column.name for column in columns]
     assert key_body(schema, text) == body
     key_text = encoder.schemas.key_text or ""
     assert decode_key_header(key_text)(text) == decode_key(key_text)(body)

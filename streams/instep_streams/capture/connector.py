@@ -202,6 +202,7 @@ def _compatible(reader: _Reader, prefix: str) -> Compatible:
 
 def _wire(reader: _Reader, prefix: str, transactions: bool) -> WireOptions:
     unavailable = reader.take("unavailable.value.placeholder")
+    reader.flag("include.schema.comments")  # changes nothing
     if unavailable.startswith("hex:"):
         unavailable = bytes.fromhex(unavailable[4:]).decode()
     return WireOptions(
@@ -223,6 +224,11 @@ def _wire(reader: _Reader, prefix: str, transactions: bool) -> WireOptions:
         truncate=_columns(reader, _TRUNCATE),
         hashed=_hashes(reader),
         money_digits=reader.number("money.fraction.digits"),
+        unicode_names=reader.choice("schema.name.adjustment.mode") == "avro_unicode",
+        unicode_fields=reader.choice("field.name.adjustment.mode") == "avro_unicode",
+        propagate=reader.patterns("column.propagate.source.type"),
+        propagate_types=reader.patterns("datatype.propagate.source.type"),
+        unknown=reader.flag("include.unknown.datatypes"),
     )
 
 

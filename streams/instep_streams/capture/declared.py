@@ -135,6 +135,7 @@ GROUPS: Final[Mapping[str, tuple[Option, ...]]] = {
             "adaptive",
             "adaptive_time_microseconds",
             "microseconds",
+            "nanoseconds",
             "connect",
             "isostring",
         ),
@@ -142,6 +143,17 @@ GROUPS: Final[Mapping[str, tuple[Option, ...]]] = {
         _one_of("binary.handling.mode", "bytea", "bytes", "base64", "base64-url-safe", "hex"),
         _one_of("hstore.handling.mode", "hstore", "json", "map"),
         Option("money.fraction.digits", "2", "scale of money"),
+        _flag("include.unknown.datatypes", False, "types that Debezium's mapping lacks: the bytes of their text"),
+        Option("column.propagate.source.type", "", "regular expressions of columns: the schema tells their type"),
+        Option("datatype.propagate.source.type", "", "the same, of `schema.table.type`"),
+        Option(
+            "schema.name.adjustment.mode",
+            "none",
+            "characters that Avro lacks are `_`, or `_uXXXX`; `none` is as `avro`",
+            ("none", "avro", "avro_unicode"),
+        ),
+        _one_of("field.name.adjustment.mode", "the same for columns", "none", "avro", "avro_unicode"),
+        _flag("include.schema.comments", False, "changes nothing: Debezium for PostgreSQL writes no comments either"),
         Option("unavailable.value.placeholder", UNAVAILABLE, "text of an unchanged TOAST column; `hex:` for bytes"),
         _flag("tombstones.on.delete", True, "a delete is followed by a null value"),
         _flag("extended.headers.enabled", True, "each record has Debezium's four context headers"),
@@ -179,11 +191,6 @@ ONLY: Final[tuple[Only, ...]] = (
         ("key.converter", "value.converter", "key", "value"), _AVRO, "records are Avro in Confluent's framing, no other"
     ),
     Only(("tasks.max",), ("1", ""), "Debezium itself has one task per slot"),
-    Only(
-        ("schema.name.adjustment.mode", "field.name.adjustment.mode"),
-        ("avro", "none"),
-        "names are always adjusted by Avro's rules, which an Avro schema needs",
-    ),
     Only(("topic.delimiter",), (".",), "topics are `prefix.schema.table`"),
     Only(
         ("topic.naming.strategy",),
@@ -206,16 +213,9 @@ ONLY: Final[tuple[Only, ...]] = (
         "Java code that rewrites records; columns, masks and keys have settings of their own",
     ),
     Only(("notification.enabled.channels",), ("",), "`instep capture status` and the metrics tell it"),
-    Only(
-        ("column.propagate.source.type", "datatype.propagate.source.type"),
-        ("",),
-        "adds parameters to the schemas that are not made here",
-    ),
     Only(("snapshot.select.statement.overrides",), ("",), "a publication's row filter holds for copy and stream alike"),
     Only(("replica.identity.autoset.values",), ("",), "capture changes no table; ALTER TABLE … REPLICA IDENTITY"),
     Only(("database.initial.statements", "slot.stream.params"), ("",), "the connections' settings are pinned"),
-    Only(("include.unknown.datatypes",), ("false",), "adds columns Debezium leaves out; the native profile has them"),
-    Only(("include.schema.comments",), ("false",), "adds comments to the schemas"),
     Only(("read.only",), ("false",), "incremental snapshots write their watermarks"),
 )
 

@@ -237,9 +237,9 @@ def replay(
     dead_letters = DeadLetters("replay", 0, _LARGEST)
     parts = Parts(cast(Connection, None), publishing, tables, options, dead_letters, 1, _LARGEST)
 
-    def described(message: pgoutput.RelationMessage) -> CapturedTable | None:
+    def described(message: pgoutput.RelationMessage, /, *, keyed: bool = True) -> CapturedTable | None:
         relation = recording.relations.get(message)
-        return None if relation is None else tables.captured(relation)
+        return None if relation is None else tables.captured(relation, keyed=keyed)
 
     transactions.append(Transactions(parts, described, tables.relaxed, last))
     connection = cast(ReplicationConnection, stream)

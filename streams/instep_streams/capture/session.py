@@ -260,16 +260,17 @@ class Session:
         self._beside = Beside(self._task, self._parts, last, standby=server.standby)
         transactions = Transactions(self._parts, self._recorded, self._relax, last, self._beside)
         status_s = min(10.0, server.sender_timeout_s * 0.75) if server.sender_timeout_s else 10.0
-        self._streaming = Streaming(task, self._parts, replication, transactions, captured, status_s)
+        reached = None if last.more else last.last
+        self._streaming = Streaming(task, self._parts, replication, transactions, captured, status_s, reached)
         replication.start(self._own.slot, captured, self._own.publication)
         log.info("ready: %s streams from %s", self._task.source, format_lsn(captured))
         self._ready()
         self._beside.resume()
         self._streaming.run()
 
-    def _recorded(self, message: RelationMessage) -> CapturedTable | None:
+    def _recorded(self, message: RelationMessage, /, *, keyed: bool = True) -> CapturedTable | None:
         try:
-            table = self._describe(message)
+            table = self._describe(message, keyed)
         except Incompatible as exc:
             if self._stopped is None:
                 raise
@@ -281,11 +282,11 @@ class Session:
             self._task.recorder.relation(table.encoder.relation)
         return table
 
-    def _describe(self, message: RelationMessage) -> CapturedTable | None:
+    def _describe(self, message: RelationMessage, keyed: bool) -> CapturedTable | None:
         if not self._parts.tables.wanted(message) or not self._beside.described(message):
             return None
         catalog = Catalog(self._control, primary_first=self._task.compatible is not None)
-        return self._patiently(lambda: self._parts.tables.captured(catalog.joined(message)))
+        return self._patiently(lambda: self._parts.tables.captured(catalog.joined(message), keyed=keyed))
 
     def _relax(self, table: CapturedTable, column: str) -> CapturedTable:
         return self._patiently(lambda: self._parts.tables.relaxed(table, column))

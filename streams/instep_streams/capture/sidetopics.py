@@ -119,7 +119,11 @@ class TransactionCounter:
 
     def begin(self, lsn: int, *, written: bool = False) -> list[Record]:
         """Its BEGIN behind its first event; `written`: an earlier batch holds it."""
-        if self.begun or not self._counts.total():
+        return [] if not self._counts.total() else self.open(lsn, written=written)
+
+    def open(self, lsn: int, *, written: bool = False) -> list[Record]:
+        """Its BEGIN, also before any event."""
+        if self.begun:
             return []
         self.begun = True
         return [] if written else [self._topics.begin(f"{self._xid}:{lsn}", self._committed_ms)]

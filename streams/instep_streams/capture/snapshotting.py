@@ -237,7 +237,7 @@ class Snapshotting:
             work, rows, over = piece
             oid = work.table.oid
             if rows and oid not in known:
-                known[oid] = self._parts.tables.captured(relations[oid])
+                known[oid] = self._parts.tables.captured(relations[oid], copied=True)
             for row in rows[:-1]:
                 yield numbers[oid], known[oid], row, None
             reached = None if over or not work.order else row_texts(work.relation, work.order, rows[-1])

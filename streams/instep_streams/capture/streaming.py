@@ -42,6 +42,7 @@ class Streaming:
         transactions: collects the changes.
         captured: the first LSN that the journal does not cover.
         status_s: how often the store wants to hear of us at least.
+        reached: the journal's last position; None when it may be half a transaction.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Streaming:
         transactions: Transactions,
         captured: int,
         status_s: float,
+        reached: Position | None = None,
     ) -> None:
         self._task = task
         self._settings = task.own
@@ -70,7 +72,7 @@ class Streaming:
         self._compatible = parts.compatible
         self._side = parts.side
         self._heartbeat_at = 0.0
-        self._reached: Position | None = None
+        self._reached = reached
         self._asked = False
         self._deaf = False
         self._drained = False
@@ -198,9 +200,11 @@ class Streaming:
             batch.pass_by(self._reached, time.time_ns() // 1000)
         if compatible.heartbeat_query:
             try:
+                self._control.execute("SET search_path TO DEFAULT")  # it may name its tables without their schema
                 self._control.execute(compatible.heartbeat_query.encode())
             except psycopg.Error as exc:
                 log.warning("heartbeat.action.query failed: %s", " ".join(str(exc).split()))
+            self._control.execute("SET search_path = pg_catalog")
 
     def _heartbeat(self) -> None:
         """Write a few bytes of WAL: restart_lsn moves only while this database's own WAL is decoded.

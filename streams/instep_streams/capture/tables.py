@@ -71,6 +71,14 @@ class CapturedTable:
     ids: frozenset[int]
 
 
+class Describe(Protocol):
+    """Makes the captured table of a RELATION message."""
+
+    def __call__(self, message: RelationMessage, /, *, keyed: bool = True) -> CapturedTable | None:
+        """The table; without its key's schema for a TRUNCATE."""
+        ...
+
+
 class Tables:
     """Makes captured tables from relations.
 
@@ -110,15 +118,21 @@ class Tables:
         except Unsupported as exc:
             raise SourceError(exc.cause, exc.remedy) from None
 
-    def captured(self, relation: Relation) -> CapturedTable:
+    def captured(self, relation: Relation, *, keyed: bool = True, copied: bool = False) -> CapturedTable:
         """Register the schemas of this version of a table and compile its encoder.
+
+        Args:
+            relation: the table.
+            keyed: whether its key's schema is needed (not for a TRUNCATE).
+            copied: it is for the rows of a first copy.
 
         Raises:
             SourceError: the registry calls the schema incompatible, or two tables or columns share a name in Kafka.
             RegistryError: the registry refuses for another reason.
             ConnectionError, TimeoutError: the registry or the broker does not answer.
         """
-        topic = data_topic(self._options.source, relation.schema, relation.name)
+        options = replace(self._options, copied=True) if copied and self._options.propagates else self._options
+        topic = data_topic(options.source, relation.schema, relation.name)
         other = self._topics.setdefault(topic, relation.table)
         if other != relation.table:
             raise SourceError(
@@ -126,13 +140,13 @@ class Tables:
                 "Leave one out of the source's `tables`.",
             )
         try:
-            key_id, value_id, relation = self._register(topic, relation)
+            key_id, value_id, relation = self._register(topic, relation, options, keyed)
         except Unsupported as exc:
             raise SourceError(exc.cause, exc.remedy) from None
         partitions = self._partitions.get(topic)
         if partitions is None:
             partitions = self._partitions[topic] = self._make_topic(topic)
-        encoder = compile_encoder(relation, self._options, key_id, value_id)
+        encoder = compile_encoder(relation, options, key_id, value_id)
         ids = frozenset((value_id,) if key_id is None else (key_id, value_id))
         return CapturedTable(relation.table, topic, partitions, encoder, ids)
 
@@ -140,11 +154,13 @@ class Tables:
         """The table with a column that may be null after all: the catalog's NOT NULL is younger than the row."""
         return self.captured(nullable(table.encoder.relation, {column}))
 
-    def _register(self, topic: str, relation: Relation) -> tuple[int | None, int, Relation]:
-        schemas = derive(relation, self._options)
-        key_id = (
-            None if schemas.key_text is None else self._register_text(key_subject(topic), schemas.key_text, relation)
-        )
+    def _register(
+        self, topic: str, relation: Relation, options: WireOptions, keyed: bool
+    ) -> tuple[int | None, int, Relation]:
+        schemas = derive(relation, options)
+        key_id = None
+        if keyed and schemas.key_text is not None:
+            key_id = self._register_text(key_subject(topic), schemas.key_text, relation)
         subject = value_subject(topic)
         self._refuse_clear_text(subject, schemas.value_text, relation)
         try:
@@ -152,7 +168,7 @@ class Tables:
         except RegistryError:
             latest = self._registry.latest(subject)
             wide = nullable(relation, to_widen(schemas.value, latest and json.loads(latest[2])))
-            text = derive(wide, self._options).value_text
+            text = derive(wide, options).value_text
             return key_id, self._register_text(subject, text, wide), wide
 
     def _refuse_clear_text(self, subject: str, text: str, relation: Relation) -> None:

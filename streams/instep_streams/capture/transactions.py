@@ -30,13 +30,11 @@ from instep_streams.capture.beside import Beside
 from instep_streams.capture.chunking import with_key
 from instep_streams.capture.incremental import Due
 from instep_streams.capture.sidetopics import SideTopics, TransactionCounter
-from instep_streams.capture.tables import CapturedTable
+from instep_streams.capture.tables import CapturedTable, Describe
 from instep_streams.capture.task import Parts
 from instep_streams.capture.watermarks import MESSAGE_PREFIX
 
 _KIND: Final = {Op.READ: READ, Op.CREATE: CREATE, Op.UPDATE: UPDATE, Op.DELETE: DELETE}
-
-Describe = Callable[[pgoutput.RelationMessage], CapturedTable | None]
 
 
 class Transactions:
@@ -191,12 +189,13 @@ class Transactions:
         seq = self._seq
         self._seq = seq + 1
         dropped = self._skip < 0 or seq < self._skip
-        if not side.wants(message) or self._skip < 0 or (dropped and self._counter is None):
+        if self._skip < 0 or (dropped and self._counter is None):
             return
-        block = b"\x00"
-        if self._counter is not None:
-            block = self._counter.message(message.lsn)
-            self.batch.records += self._counter.begin(message.lsn, written=dropped)
+        if self._counter is not None:  # Debezium tells of the transaction also where the message is not wanted
+            self.batch.records += self._counter.open(message.lsn, written=dropped)
+        if not side.wants(message):
+            return
+        block = b"\x00" if self._counter is None else self._counter.message(message.lsn)
         if not dropped:
             self.batch.records.append(side.message(message, self._source, block))
             self.batch.reach(Position(self._epoch, self._lsn, seq), self._committed_us)
@@ -333,7 +332,7 @@ class Transactions:
             dropped = self._skip and (self._skip < 0 or seq < self._skip)
             if (dropped and (self._skip < 0 or self._counter is None)) or Op.TRUNCATE in self._skipped:
                 continue
-            table = self._table(oid)
+            table = self._table(oid, keyed=False)
             if table is None:
                 continue
             block = b"\x00"
@@ -353,7 +352,9 @@ class Transactions:
                 self._beside.truncated(table)
             self.batch.reach(position, self._committed_us)
 
-    def _table(self, oid: int) -> CapturedTable | None:
+    def _table(self, oid: int, *, keyed: bool = True) -> CapturedTable | None:
+        if not keyed and oid in self._undescribed:
+            return self._describe(self._undescribed[oid], keyed=False)
         message = self._undescribed.pop(oid, None) if self._undescribed else None
         if message is not None:
             self._tables[oid] = self._describe(message)

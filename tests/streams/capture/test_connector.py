@@ -102,7 +102,7 @@ def test_masks_by_name() -> None:
         ({"skipped.operations": "x"}, "unknown operation"),
         ({"message.key.columns": "public.t"}, "message.key.columns"),
         ({"topic.prefix": ""}, "lacks topic.prefix"),
-        ({"column.propagate.source.type": ".*"}, "not done here"),
+        ({"snapshot.select.statement.overrides": "public.t"}, "not done here"),
     ],
 )
 def test_what_would_change_the_data_is_refused(settings: dict[str, Any], words: str) -> None:

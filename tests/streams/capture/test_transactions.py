@@ -38,7 +38,7 @@ def transactions(last: JournalEntry | None) -> Transactions:
         cast(Any, None), cast(Any, None), cast(Any, None), OPTIONS, DeadLetters("shop", 3, LARGEST), 1, LARGEST
     )
 
-    def describe(message: p.RelationMessage) -> CapturedTable | None:
+    def describe(message: p.RelationMessage, /, *, keyed: bool = True) -> CapturedTable | None:
         return captured_table() if message.name == "t" else None
 
     return Transactions(parts, describe, lambda table, column: table, last)
@@ -178,7 +178,7 @@ def test_replica_identity_full_completes_an_unchanged_value() -> None:
     parts = Parts(
         cast(Any, None), cast(Any, None), cast(Any, None), OPTIONS, DeadLetters("shop", 3, LARGEST), 1, LARGEST
     )
-    machine = Transactions(parts, lambda message: table, lambda t, c: t, None)
+    machine = Transactions(parts, lambda message, *, keyed=True: table, lambda t, c: t, None)
     for message in (
         p.Begin(8, 0, 1),
         p.RelationMessage(7, "public", "t", "f", ()),
@@ -197,7 +197,7 @@ def test_a_record_too_large_for_kafka_waits_in_the_dead_letters_and_its_neighbou
     relation = Relation(7, "public", "t", (Column("id", INT, not_null=True, identity=True), Column("a", text)), ("id",))
     table = CapturedTable("public.t", "shop.public.t", 1, compile_encoder(relation, OPTIONS, 1, 2), frozenset({1, 2}))
     parts = Parts(cast(Any, None), cast(Any, None), cast(Any, None), OPTIONS, DeadLetters("shop", 3, 500), 1, 500)
-    machine = Transactions(parts, lambda message: table, lambda t, c: t, None)
+    machine = Transactions(parts, lambda message, *, keyed=True: table, lambda t, c: t, None)
     for message in (
         p.Begin(8, 0, 1),
         p.RelationMessage(7, "public", "t", "d", ()),

@@ -1,0 +1,65 @@
+"""Texts as Java writes them, where Debezium's bytes depend on it (pure)."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Final
+
+_NUMBER: Final = re.compile(rb"[-+0-9.eE]+|Infinity|-Infinity|NaN")
+
+
+def number(value: float, *, single: bool = False) -> str:
+    """`Double.toString`, or `Float.toString`: `1.0`, `1.0E20`, `1.5E-5`, `NaN`, `-Infinity`."""
+    if value != value:
+        return "NaN"
+    if value in (float("inf"), float("-inf")):
+        return "Infinity" if value > 0 else "-Infinity"
+    sign, digits, exponent = Decimal(_shortest(value) if single else repr(value)).as_tuple()
+    text = "".join(map(str, digits)).rstrip("0") or "0"
+    point = len(digits) + int(exponent)  # the decimal point stands behind so many digits
+    minus = "-" if sign else ""
+    if text == "0":
+        return f"{minus}0.0"
+    if -3 < point <= 7:
+        if point <= 0:
+            return f"{minus}0.{'0' * -point}{text}"
+        return f"{minus}{text[:point].ljust(point, '0')}.{text[point:] or '0'}"
+    return f"{minus}{text[0]}.{text[1:] or '0'}E{point - 1}"
+
+
+def _shortest(value: float) -> str:
+    """The shortest text that is this 32-bit number."""
+    texts = (f"{value:.{digits}g}" for digits in range(1, 10))
+    return next(text for text in texts if ctypes.c_float(float(text)).value == value)
+
+
+def geometric(text: bytes) -> bytes:
+    """A box, line, path, … as PostgreSQL's JDBC driver prints it: every number as a Java double."""
+    return _NUMBER.sub(lambda found: number(float(found[0])).encode(), text)
+
+
+def hash_order(keys: Iterable[str], capacity: int = 16) -> list[str]:
+    """The order in which a Java HashMap gives these keys, which were put in this order.
+
+    Args:
+        keys: each once.
+        capacity: the constructor's initial capacity.
+    """
+    given = list(keys)
+    size = 1
+    while size < capacity:
+        size *= 2
+    while len(given) > size * 0.75:
+        size *= 2
+    return sorted(given, key=lambda key: _hash(key) & (size - 1))
+
+
+def _hash(text: str) -> int:
+    units = text.encode("utf-16-be", "surrogatepass")
+    code = 0
+    for at in range(0, len(units), 2):
+        code = (code * 31 + int.from_bytes(units[at : at + 2], "big")) & 0xFFFFFFFF
+    return code ^ code >> 16
