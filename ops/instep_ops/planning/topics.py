@@ -8,11 +8,14 @@ from instep.flowfile import load_all
 from instep.settings import Settings
 from instep.topics import (
     capture_dead_letter_topic,
+    commands_topic,
     dead_letter_topic,
     emission_topic,
     flow_topic,
+    held_topic,
     journal_topic,
     key_subject,
+    tables_topic,
     value_subject,
 )
 from instep_connectors.kafka import end_offsets, start_offsets
@@ -30,6 +33,9 @@ def purposes(settings: Settings, names: list[str]) -> dict[str, str]:
         known[emission_topic(source)] = f"marker of worker {source}"
         known[emission_topic(source, settings.sources[source].workers)] = f"markers of the workers of {source}"
         known[capture_dead_letter_topic(source)] = f"dead letters of capture {source}"
+        known[tables_topic(source)] = f"tables that capture {source} knows"
+        known[commands_topic(source)] = f"commands to capture {source}"
+        known[held_topic(source)] = f"changes of stopped tables of {source}"
     known |= {dead_letter_topic(target): f"dead letters of {target}" for target in settings.targets}
     known |= {flow_topic(flow): f"documents of {flow}" for flow in load_all(settings.flows_dir)}
     for name in names:
@@ -44,7 +50,8 @@ def purposes(settings: Settings, names: list[str]) -> dict[str, str]:
 def source_of(settings: Settings, topic: str) -> str:
     """The source whose rows a topic holds; empty for any other topic."""
     own = {name for source in settings.sources for name in
-           (journal_topic(source), emission_topic(source), capture_dead_letter_topic(source))}  # fmt: skip
+           (journal_topic(source), emission_topic(source), capture_dead_letter_topic(source), tables_topic(source),
+            commands_topic(source), held_topic(source))}  # fmt: skip
     found = [source for source in settings.sources if topic.startswith(f"{source}.") and topic not in own]
     return max(found, key=len, default="")
 
