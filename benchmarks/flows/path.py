@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import fastavro
 import psycopg
 from psycopg import Connection
 
@@ -26,6 +28,20 @@ _SOURCE, _FLOW = "shop", "card"
 _PATIENCE_S = 900.0
 _RATE = 500
 _TRANSACTION = 10
+_OTHERS, _OTHERS_S = 100, 8
+"""Changes a second beside a rename, and for how long; the rename comes after the first second."""
+
+
+class _Arrival(NamedTuple):
+    """A record that a reader of committed records has got; `key`: the product of a document, None for the journal."""
+
+    at: float
+    position: bytes
+    key: int | None = None
+
+    @property
+    def document(self) -> bool:
+        return self.key is not None
 
 
 class PathBench:
@@ -121,18 +137,31 @@ class PathBench:
         return percentiles(_latencies(arrivals)) | {"changes_per_s": _RATE}
 
     def fan_out(self, products: int) -> Figures:
-        """A supplier of many products is renamed while others change."""
+        """A supplier of many products is renamed while other products change, each once, a hundred a second."""
         supplier = self._world.suppliers
         moved = self._world.gather(supplier, products)
         for at in range(0, len(moved), 1_000):
             self._write(self._store, moved[at : at + 1_000])
         self._captured()
         self._worked("worker")
-        documents, started = self._documents(), time.perf_counter()
-        self._write(self._store, [self._world.rename(supplier)])
-        self._captured()
-        self._worked("worker")
-        return {"documents": self._documents() - documents, "total_s": time.perf_counter() - started}
+        others = self._world.prices(range(products + 1, self._world.products + 1), _OTHERS * _OTHERS_S)
+        begun, committed = time.perf_counter(), dict[int, float]()
+        renamed = 0.0
+        with self._listening() as arrivals:
+            for number, change in enumerate(others):
+                time.sleep(max(0.0, begun + number / _OTHERS - time.perf_counter()))
+                if number == _OTHERS:
+                    renamed = time.perf_counter() * 1e3
+                    self._write(self._store, [self._world.rename(supplier)])
+                self._write(self._store, [change])
+                committed[int(change.row["id"])] = time.perf_counter() * 1e3
+            self._captured()
+            self._worked("worker")
+        came = {each.key: each.at for each in reversed(arrivals) if each.document}
+        last = [each.at for each in arrivals if each.key is not None and each.key <= products]
+        waits = [came[key] - at for key, at in committed.items() if key in came and at > renamed and at < max(last)]
+        told = {f"others_{name}": each for name, each in percentiles(waits).items()}
+        return {"documents": len(last), "total_s": (max(last) - renamed) / 1e3} | told
 
     def _pace(self, seconds: int) -> None:
         changes = self._world.changes(seconds * _RATE, rename=False)
@@ -188,10 +217,10 @@ class PathBench:
         return int(row or 0)
 
     @contextmanager
-    def _listening(self) -> Iterator[list[tuple[float, bytes, bool]]]:
-        """Arrivals: time in ms, packed position, whether it is a document (or a journal entry)."""
+    def _listening(self) -> Iterator[list[_Arrival]]:
+        """What arrives in the journal and in the flow topic."""
         topics, stop = self._bed.topics, threading.Event()
-        found: list[tuple[float, bytes, bool]] = []
+        found: list[_Arrival] = []
         consumer = topics.consumer(topics.ends([journal_topic(_SOURCE), flow_topic(_FLOW)]))
 
         def listen() -> None:
@@ -203,9 +232,10 @@ class PathBench:
                 if message.topic() == journal_topic(_SOURCE):
                     entry = decode_journal(unframe(message.value() or b"")[1])
                     if entry.changes:
-                        found.append((now, entry.last.pack(), False))
+                        found.append(_Arrival(now, entry.last.pack()))
                 else:
-                    found.append((now, bytes(headers["instep.position"]), True))  # type: ignore[arg-type]  # stubs say str
+                    position = bytes(headers["instep.position"])  # type: ignore[arg-type]  # stubs say str
+                    found.append(_Arrival(now, position, _product(message.key())))
 
         thread = threading.Thread(target=listen)
         thread.start()
@@ -225,12 +255,19 @@ def _statement(change: Change, names: Sequence[str]) -> str:
     return f"UPDATE {change.table} SET {', '.join(f'{name} = %s' for name in names)} WHERE id = %s"
 
 
-def _latencies(arrivals: Sequence[tuple[float, bytes, bool]]) -> list[float]:
+def _product(key: Any) -> int:
+    """A record of one long is written as the long alone."""
+    number: Any = fastavro.schemaless_reader(io.BytesIO(unframe(key or b"")[1]), "long", None)
+    return int(number)
+
+
+def _latencies(arrivals: Sequence[_Arrival]) -> list[float]:
     """Per journal entry: until the first document of it or of a later one, milliseconds."""
     times = []
-    documents = sorted((position, at) for at, position, document in arrivals if document)
+    documents = sorted((each.position, each.at) for each in arrivals if each.document)
     at = 0
-    for came, position in sorted(((c, p) for c, p, document in arrivals if not document), key=lambda each: each[1]):
+    entries = [each for each in arrivals if not each.document]
+    for came, position, _ in sorted(entries, key=lambda each: each.position):
         while at < len(documents) and documents[at][0] < position:
             at += 1
         if at < len(documents):

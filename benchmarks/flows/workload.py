@@ -134,6 +134,11 @@ class World:
         """So many products move to one supplier."""
         return [self._set("products", i, "supplier_id", str(supplier)) for i in range(1, count + 1)]
 
+    def prices(self, products: range, count: int) -> list[Change]:
+        """A new price for so many of these products, one change each."""
+        chosen = self._rnd.sample(products, min(count, len(products)))
+        return [self._set("products", i, "price", f"{600 + i % 300}.{i % 100:02}") for i in chosen]
+
     def _below(self, limit: int) -> str:
         return str(self._rnd.randrange(limit))
 
