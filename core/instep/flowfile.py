@@ -14,7 +14,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from instep.errors import FlowError
 from instep.protocols import Delete
@@ -37,12 +37,21 @@ class Flow(Model):
     target: str | None = Field(None, description="the target its documents are delivered to; none: only the topic")
     object: str = Field("", description="object type in the target, `product.product`")
     fields: tuple[str, ...] | None = Field(None, description="columns that are delivered; default: all")
+    transform: str = Field(
+        "", pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$", description="`module:function` that makes a target's fields"
+    )
     delete: Delete = Field(Delete.DEACTIVATE, description="what a vanished row does to the record")
 
     @field_validator("key", "fields", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _named(self) -> Flow:
+        if self.transform and not (self.target and self.fields):
+            raise ValueError("transform needs target, and fields: the columns that the function gives")
+        return self
 
     @property
     def delivered(self) -> tuple[str, ...] | None:

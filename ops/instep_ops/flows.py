@@ -21,6 +21,7 @@ from instep_ops.assemble import resolve, running
 from instep_ops.verification.worker import evaluate as evaluate_all
 from instep_ops.verify import by_source
 from instep_schemas.documents import DocumentColumn
+from instep_streams.delivery.transform import transforms
 from instep_streams.flows.catalog import Column, Table, catalog_of
 from instep_streams.flows.check import check
 from instep_streams.flows.compile import Plan, compile_flow
@@ -129,7 +130,7 @@ def check_all(settings: Settings, names: Sequence[str] | None) -> list[FlowCheck
         with closing(connect(settings.sources[source].dsn.reveal(), APPLICATION)) as conn:
             tables = _tables(conn, settings.sources[source].tables)
             published = _published(conn, settings.sources[source].publication)
-            found += [_check(conn, flow, tables, published) for flow in rest]
+            found += [_check(conn, settings, flow, tables, published) for flow in rest]
     return sorted(found, key=lambda each: each.name)
 
 
@@ -195,9 +196,11 @@ def _table(relation: Relation) -> Table:
 
 
 def _check(
-    conn: psycopg.Connection[Any], flow: Flow, tables: dict[str, Table], published: frozenset[str] | None
-) -> FlowCheck:
+    conn: psycopg.Connection[Any], settings: Settings, flow: Flow, tables: dict[str, Table],
+    published: frozenset[str] | None,
+) -> FlowCheck:  # fmt: skip
     try:
+        transforms(settings, {flow.name: flow})
         plan = compile_flow(flow, tables)
         columns = check(conn, plan)
     except InstepError as exc:

@@ -37,6 +37,8 @@ def test_a_key_may_have_several_columns() -> None:
         ('/* instep\nkey = "a"\ndelete = "burn"\n*/ SELECT 1', "delete"),
         ("/* instep\nkey = \n*/ SELECT 1", "not valid TOML"),
         ('/* instep\nkey = "a"\nname = "b"\n*/ SELECT 1', "name"),
+        ('/* instep\nkey = "a"\ntarget = "crm"\nfields = "b"\ntransform = "cards"\n*/ SELECT 1', "transform"),
+        ('/* instep\nkey = "a"\ntarget = "crm"\ntransform = "cards:make"\n*/ SELECT 1', "needs target, and fields"),
     ],
 )
 def test_a_wrong_header_is_refused_by_name(text: str, named: str) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from instep.protocols import Delete, Fields, Key
+from instep.protocols import Delete, Document, Fields, Key
 from instep_ops.verification.compare import Difference, crm_differences
 from instep_ops.verification.fold import Fold
 
@@ -41,14 +41,17 @@ class Delivered:
         flow: the flow's name.
         key: the flow's key columns: they identify the record and are not read back.
         columns: the delivered columns; None: all.
+        made: what the target gets of a document: the flow's function, if it has one.
         delete: what a tombstone does there.
         fold: the flow topic, read until the worker had passed the position: the newest versions it holds now are those
             that the target has to have seen.
     """
 
     def __init__(
-        self, target: str, flow: str, key: Sequence[str], columns: Sequence[str] | None, delete: Delete, fold: Fold
-    ) -> None:
+        self, target: str, flow: str, key: Sequence[str], columns: Sequence[str] | None, delete: Delete, fold: Fold,
+        made: Callable[[Document], Document] = lambda document: document,
+    ) -> None:  # fmt: skip
+        self._made = made
         self._target, self._flow, self._delete, self._fold = target, flow, delete, fold
         self._key, self._columns = key, columns
         self._required = {each: newest for each in fold.keys() if (newest := fold.newest(each)) is not None}
@@ -95,8 +98,9 @@ class Delivered:
         if applied is None:
             yield Waiting(key, f"version {ledgered.applied}, last applied, is not in the topic any more")
             return
-        columns = [each for each in self._columns or applied.fields or () if each not in self._key]
-        found = list(crm_differences(self._target, self._flow, key, columns, applied.fields, crm, store))
+        fields = self._made(applied).fields
+        columns = [each for each in self._columns or fields or () if each not in self._key]
+        found = list(crm_differences(self._target, self._flow, key, columns, fields, crm, store))
         moving = now != ledgered or (newest is not None and newest.version > ledgered.applied)
         if found and moving:  # a newer version may be on its way into the CRM at this moment
             yield Waiting(key, "a newer version is being delivered")

@@ -6,15 +6,18 @@ import asyncio
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from instep.flowfile import Flow
-from instep.protocols import Delete, Fields, Key, Sink
+from instep.protocols import Delete, Document, Fields, Key, Sink
 from instep.settings import Settings
+from instep_ops.verification.compare import MISSING
 from instep_ops.verification.delivered import Delivered, Ledgered, Waiting
 from instep_ops.verification.report import Proof, Undecided
 from instep_ops.verification.topics import FlowTopics
 from instep_streams.delivery.sinks import open_sink
 from instep_streams.delivery.status import AppliedState, applied
+from instep_streams.delivery.transform import Untransformable, transformed, transforms
 
 PATIENCE_S = 60.0
 """How long delivery may make no progress."""
@@ -41,7 +44,8 @@ class ReadBack:
         self._settings, self._flow, self._topics, self._rows, self._proof = settings, flow, topics, rows, proof
         self._target = flow.target
         self._fold = topics.folds[flow.name]
-        self._rule = Delivered(self._target, flow.name, flow.key, flow.delivered, flow.delete, self._fold)
+        self._transform = transforms(settings, {flow.name: flow}).get(flow.name)
+        self._rule = Delivered(self._target, flow.name, flow.key, flow.delivered, flow.delete, self._fold, self._made)
 
     async def run(self, patience: float = PATIENCE_S) -> None:
         """Judge every key; waits while delivery makes progress.
@@ -61,6 +65,13 @@ class ReadBack:
                 before, waiting = waiting, await self._judge(sink, [each.key for each in waiting])
                 since = time.monotonic() if waiting != before else since
         self._proof.undecided += [Undecided(self._flow.name, w.key, self._target, w.reason) for w in waiting]
+
+    def _made(self, document: Document) -> Document:
+        """What the target was given. A version was applied that the function, as it is now, fails for: all differs."""
+        try:
+            return transformed(document, self._flow, self._transform)
+        except Untransformable:
+            return replace(document, fields={name: MISSING for name in self._flow.delivered or ()})
 
     def _counts(self, key: Key) -> bool:
         newest = self._fold.newest(key)

@@ -19,6 +19,7 @@ from instep_streams.delivery.budget import Budget
 from instep_streams.delivery.conflate import Newest, Waiting
 from instep_streams.delivery.decide import NOTHING, Applied, Entry, Kind, Next, decide, superseded
 from instep_streams.delivery.ledger import Ledger
+from instep_streams.delivery.transform import CODE, Transform, Untransformable, transformed
 
 log = logging.getLogger("instep.delivery")
 
@@ -150,9 +151,10 @@ class Batch:
         applied: Mapping[Key, Applied],
         deadline: float,
         sleep: Callable[[float], Awaitable[None]],
+        transform: Transform | None = None,
     ) -> None:
         self._means, self._flow, self._sink, self._applied = means, flow, sink, applied
-        self._deadline, self._sleep = deadline, sleep
+        self._deadline, self._sleep, self._transform = deadline, sleep, transform
         self._counts: Counter[Kind] = Counter()
         self._waiting: dict[Key, Waiting] = {}
 
@@ -173,10 +175,21 @@ class Batch:
             if isinstance(decision, Entry):
                 entries.append(decision)
             elif decision is Next.SEND:
-                trials.append(Trial(each, self._means.tries.get(_version(document), 0)))
+                entry, newer = self._made(each)
+                entries += entry
+                trials += [Trial(made, self._means.tries.get(_version(document), 0)) for made in newer]
         await self._record(entries)
         await self._send(trials)
         return self._counts
+
+    def _made(self, newest: Newest) -> tuple[list[Entry], list[Newest]]:
+        """What is to be sent, or its rejection when the flow's function fails for it."""
+        document = newest.waiting.document
+        try:
+            made = transformed(document, self._flow, self._transform)
+        except Untransformable as exc:
+            return [Entry(document, Kind.REJECTED, 1, Rejected(CODE, str(exc)))], []
+        return [], [replace(newest, waiting=replace(newest.waiting, document=made))]
 
     async def _send(self, trials: list[Trial]) -> None:
         size, failures = max(1, len(trials)), 0

@@ -18,6 +18,7 @@ from instep_streams.delivery.deadletters import KafkaLetters, topic_spec
 from instep_streams.delivery.engine import Engine
 from instep_streams.delivery.ledger import Ledger
 from instep_streams.delivery.sinks import open_sink, registry_client
+from instep_streams.delivery.transform import Transform, transforms
 
 PATIENCE: Final = 60.0
 """Seconds that a person waits for a target that does not answer."""
@@ -49,10 +50,15 @@ class Beside:
         ledger: of the target.
         sinks: per flow.
         registry: for documents' schemas.
+        transforms: the flows' functions.
     """
 
-    def __init__(self, engine: Engine, ledger: Ledger, sinks: Mapping[str, Sink], registry: RegistryClient) -> None:
+    def __init__(
+        self, engine: Engine, ledger: Ledger, sinks: Mapping[str, Sink], registry: RegistryClient,
+        transforms: Mapping[str, Transform],
+    ) -> None:  # fmt: skip
         self.engine, self.ledger, self.sinks, self.registry = engine, ledger, sinks, registry
+        self.transforms = transforms
 
 
 @asynccontextmanager
@@ -63,6 +69,7 @@ async def beside(settings: Settings, target: str, flows: Mapping[str, Flow]) -> 
         ConnectionError, TimeoutError: the state database or the registry does not answer.
         InstepError: one of them refuses, or a flow has emitted nothing yet.
     """
+    functions = transforms(settings, flows)
     registry = registry_client(settings.registry)
     ledger = Ledger(settings.state.dsn.reveal(), target)
     sender = _Sender(settings.kafka, f"{settings.name}-beside-{target}-{os.getpid()}")
@@ -76,9 +83,10 @@ async def beside(settings: Settings, target: str, flows: Mapping[str, Flow]) -> 
         letters = KafkaLetters(target, registry, sender.send)
         budget = Budget(ledger, own.calls_per_second, Lane.REPLAY)
         engine = Engine(
-            target, flows, sinks, ledger, letters, budget, attempts=own.attempts, rewrite=True, patience=PATIENCE
-        )
-        yield Beside(engine, ledger, sinks, registry)
+            target, flows, sinks, ledger, letters, budget, attempts=own.attempts, rewrite=True, patience=PATIENCE,
+            transforms=functions,
+        )  # fmt: skip
+        yield Beside(engine, ledger, sinks, registry, functions)
     finally:
         for sink in sinks.values():
             await sink.aclose()

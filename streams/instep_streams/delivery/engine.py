@@ -20,6 +20,7 @@ from instep_streams.delivery.budget import Budget
 from instep_streams.delivery.conflate import Newest, Waiting, conflate
 from instep_streams.delivery.decide import Kind
 from instep_streams.delivery.ledger import Ledger
+from instep_streams.delivery.transform import Transform
 
 PATIENCE: Final = 10.0
 """Seconds after which documents that cannot be delivered are given back to wait in their partition."""
@@ -52,6 +53,7 @@ class Engine:
         rewrite: a replay: what the target holds counts, not what the ledger says it took.
         patience: seconds that one `deliver` keeps trying while the target is away.
         sleep: waits for some seconds.
+        transforms: the flows' functions, by flow.
     """
 
     def __init__(
@@ -67,8 +69,9 @@ class Engine:
         rewrite: bool = False,
         patience: float = PATIENCE,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        transforms: Mapping[str, Transform] | None = None,
     ) -> None:
-        self._flows, self._sinks = flows, sinks
+        self._flows, self._sinks, self._transforms = flows, sinks, transforms or {}
         self._means = Means(target, ledger, letters, budget, Health(target), attempts, rewrite, patience, tries={})
         self._sleep = sleep
         self._turns = {name: asyncio.Semaphore(sink.capabilities.concurrency) for name, sink in sinks.items()}
@@ -116,7 +119,8 @@ class Engine:
             sleep = self._sleep if lease is None else _until(lease)
             documents = [each.waiting.document for each in newest]
             async with self._means.ledger.claim(flow, documents) as applied:
-                batch = Batch(self._means, self._flows[flow], self._sinks[flow], applied, deadline, sleep)
+                transform = self._transforms.get(flow)
+                batch = Batch(self._means, self._flows[flow], self._sinks[flow], applied, deadline, sleep, transform)
                 return await batch.finish(newest)
 
 

@@ -20,6 +20,7 @@ from instep_streams.delivery.engine import Engine
 from instep_streams.delivery.ledger import Ledger
 from instep_streams.delivery.records import sort_out
 from instep_streams.delivery.sinks import open_sink, registry_client, target_flows
+from instep_streams.delivery.transform import transforms
 from instep_streams.runtime import Batch, FlowApp, flow_agent, flow_app, run_app
 
 log = logging.getLogger("instep.delivery")
@@ -84,7 +85,10 @@ async def _deliver(
     letters = KafkaLetters(target, registry, lambda records: producer.producer.send_many(records))
     own = settings.targets[target]
     budget = Budget(ledger, own.calls_per_second)
-    engine = Engine(target, flows, sinks, ledger, letters, budget, attempts=own.attempts, patience=float("inf"))
+    engine = Engine(
+        target, flows, sinks, ledger, letters, budget, attempts=own.attempts, patience=float("inf"),
+        transforms=transforms(settings, flows),
+    )  # fmt: skip
     names = {flow_topic(name): name for name in flows}
 
     async def deliver(batch: Batch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -23,6 +23,7 @@ from instep_streams.delivery.conflate import Newest, Waiting, conflate
 from instep_streams.delivery.decide import Applied
 from instep_streams.delivery.records import Schema, waiting_of
 from instep_streams.delivery.sinks import delivered_columns
+from instep_streams.delivery.transform import Untransformable, transformed
 from instep_streams.replay.plan import ReplayPlan, Stretch, forecast, stretch
 
 SKEW_MS: Final = 300_000
@@ -112,10 +113,19 @@ async def _plan(settings: Settings, flow: Flow, part: Stretch, waiting: Sequence
         page = newest[start : start + PAGE]
         applied |= await parts.ledger.known(flow.name, [each.waiting.document for each in page])
         held |= await sink.read([each.waiting.document.key for each in page])
-    found = forecast(flow, columns, newest, applied, held)
+    found = forecast(flow, columns, [_made(each, flow, parts) for each in newest], applied, held)
     assert flow.target is not None
     calls, seconds = _cost(settings, flow.target, sink, newest)
     return ReplayPlan(flow.name, flow.target, part, len(waiting), tuple(newest), found, calls, seconds)
+
+
+def _made(newest: Newest, flow: Flow, parts: Beside) -> Newest:
+    """As the target would get it; a document that the flow's function fails for counts as one that would change."""
+    try:
+        document = transformed(newest.waiting.document, flow, parts.transforms.get(flow.name))
+    except Untransformable:
+        return newest
+    return replace(newest, waiting=replace(newest.waiting, document=document))
 
 
 def _cost(settings: Settings, target: str, sink: Sink, newest: Sequence[Newest]) -> tuple[float, float]:

@@ -89,6 +89,22 @@ async def test_what_was_delivered_is_compared(settings: Settings, monkeypatch: p
     assert (found.key, found.field, found.topic, found.crm) == (("b",), "name", "B", "damaged")
 
 
+async def test_the_flows_function_stands_between_topic_and_crm(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cards.py").write_text("def make(row):\n    return {'title': row['name'].upper()}\n")
+    made = Flow(
+        name="card", sql="", key=("sku",), target="crm", object="product", fields=("title",), transform="cards:make"
+    )
+    monkeypatch.setattr(f"{__name__}.FLOW", made)
+    documents = [document("a", 1, "anna"), document("b", 2, "bert")]
+    await record(settings, Kind.WRITTEN, *documents)
+    crm = Crm({("a",): {"title": "ANNA"}, ("b",): {"title": "bert"}})
+    proof = await run(settings.model_copy(update={"root": tmp_path}), documents, crm, monkeypatch)
+    (found,) = proof.differences
+    assert (found.key, found.field, found.topic, found.crm) == (("b",), "title", "BERT", "bert")
+
+
 async def test_a_rejected_document_is_reported_with_its_reason(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
