@@ -99,7 +99,7 @@ class Inbox:
         value = self._registry.latest(value_subject(topic))
         key = self._registry.latest(key_subject(topic))
         try:
-            return None if value is None else _table(None if key is None else key[2], value[2])
+            return None if value is None else table_of(None if key is None else key[2], value[2])
         except ValueError as exc:
             log.debug("topic %s holds no rows of a table: %s", topic, exc)
             return None
@@ -164,7 +164,7 @@ class Inbox:
             return known, None
         text = self._registry.schema(schema_id)
         try:
-            reader = _Reader(_table(None, text).id, compile_decoder(text))
+            reader = _Reader(table_of(None, text).id, compile_decoder(text))
         except ValueError as exc:
             raise _undecodable(record, exc) from exc
         latest = self._latest(record.topic)
@@ -194,7 +194,8 @@ class Inbox:
         return tuple(keys.decode(body).values()), None if old is None else tuple(keys.decode_header(old).values())
 
 
-def _table(key_text: str | None, value_text: str) -> Table:
+def table_of(key_text: str | None, value_text: str) -> Table:
+    """The table that two schemas describe; raises ValueError when they are not those of a table."""
     shape = shape_of(key_text, value_text)
     columns = tuple(
         Column(each.name, each.type, each.not_null, each.default, each.labels, each.base) for each in shape.columns

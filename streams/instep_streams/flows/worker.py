@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg import Connection
 
-from instep.errors import Advice, StateError, advice
+from instep.errors import Advice, FlowError, StateError, advice
 from instep.flowfile import Flow, load_all
 from instep.settings import Settings
 from instep_connectors.kafka import OutRecord, Record
@@ -21,6 +21,7 @@ from instep_streams.flows.inbox import Inbox, Read
 from instep_streams.flows.layout import Share, ensure_database
 from instep_streams.flows.outbox import Marker, Outbox
 from instep_streams.flows.session import open_state
+from instep_streams.flows.unwritten import store_tables
 
 STEP_CHANGES = 5_000
 """Entries are taken together up to so many changes: one evaluation for all of them."""
@@ -127,7 +128,7 @@ class Worker:
         # a table without rows has no records to be known by, and capture may have registered it after our start
         self._engine.ensure_tables(self._inbox.tables())
         flows = self._flows()
-        new = self._engine.deploy(flows)
+        new = self._deployed_now(flows)
         partitions = self._settings.sources[self._source].partitions
         for name, plan in self._engine.plans.items():
             version, columns = self._engine.version(name), self._engine.columns(name)
@@ -143,6 +144,19 @@ class Worker:
             "ready: source %s, flows %s on %d tables, from journal entry %d", self._source, ", ".join(flows) or "none",
             len(self._engine.tables), self._engine.progress.entry,
         )  # fmt: skip
+
+    def _deployed_now(self, flows: Mapping[str, Flow]) -> set[str]:
+        own = self._settings.sources[self._source]
+        try:
+            return self._engine.deploy(flows)
+        except FlowError as exc:
+            if own.journal or exc.code != "UNKNOWN_TABLE":
+                raise
+        # only now: a worker that starts again needs no store
+        self._engine.ensure_tables(
+            each for each in store_tables(self._source, own) if each.id not in self._engine.tables
+        )
+        return self._engine.deploy(flows)
 
     def _flows(self) -> dict[str, Flow]:
         alone = len(self._settings.sources) == 1
