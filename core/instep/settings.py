@@ -68,6 +68,9 @@ class SourceSettings(Model):
     tables: tuple[str, ...] = Field(("public.*",), description="captured tables, `schema.table`, `*` as a wildcard")
     publication: str = Field("instep", description="publication; created when it does not exist")
     slot: str = Field("", description="replication slot; default `instep_<source>`")
+    slot_failover: bool = Field(
+        False, description="the slot is made to be kept on standbys, too (PostgreSQL 17 and later): see capture.md"
+    )
     journal: bool = Field(
         True, description="false: Debezium itself writes the topics `<source>.…`; Instep only reads them"
     )

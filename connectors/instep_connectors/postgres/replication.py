@@ -28,6 +28,7 @@ _XLOG_HEADER: Final = 25
 
 _KEEPALIVE = Struct(">cQqB")
 _STATUS = Struct(">cQQQqB")
+_FAILOVER: Final = 170000
 _SILENCE_S: Final = 60.0
 """With no byte for so long although we asked for one, the connection is dead (a NAT forgot it, a cable was pulled)."""
 
@@ -94,7 +95,9 @@ class ReplicationConnection:
         """
         return "" if timeline == 1 else _cell(self._run(f"TIMELINE_HISTORY {timeline}"), 1)
 
-    def create_slot(self, name: str, idle: Callable[[float], bool], *, temporary: bool = False) -> NewSlot | None:
+    def create_slot(
+        self, name: str, idle: Callable[[float], bool], *, temporary: bool = False, failover: bool = False
+    ) -> NewSlot | None:
         """Create a logical slot and export its snapshot, which lives until this connection's next command.
 
         The server first waits for every transaction that is running; that wait is logged.
@@ -103,16 +106,23 @@ class ReplicationConnection:
             name: of the slot.
             idle: tells, given 0 seconds, whether the process should stop.
             temporary: gone with the connection.
+            failover: standbys keep it, too; PostgreSQL 17 and later.
 
         Returns:
             None when the process should stop.
 
         Raises:
-            SourceError: the name is not allowed, or no slot is free.
+            SourceError: the name is not allowed, no slot is free, or the server knows no failover slots.
             ConnectionError: lost meanwhile.
         """
         kind = "TEMPORARY LOGICAL" if temporary else "LOGICAL"
-        self._send(f"CREATE_REPLICATION_SLOT {_quote(name)} {kind} pgoutput EXPORT_SNAPSHOT")
+        if failover and self._conn.server_version < _FAILOVER:
+            raise SourceError(
+                f"The store is PostgreSQL {self._conn.server_version // 10000}, which keeps no slot on standbys.",
+                "Set slot_failover = false, or upgrade the store to 17 or later.",
+            )
+        how = "(SNAPSHOT 'export', FAILOVER)" if failover else "EXPORT_SNAPSHOT"
+        self._send(f"CREATE_REPLICATION_SLOT {_quote(name)} {kind} pgoutput {how}")
         told = time.monotonic()
         while not self._ready(0.5):
             if idle(0.0):

@@ -70,6 +70,7 @@ def connector(
             "dsn": _dsn(reader),
             "publication": reader.take("publication.name"),
             "slot": reader.take("slot.name"),
+            "slot_failover": reader.flag("slot.failover"),
             "partitions": reader.number("topic.creation.default.partitions"),
             "heartbeat_s": compatible.heartbeat_s or 10.0,
         }

@@ -78,6 +78,7 @@ GROUPS: Final[Mapping[str, tuple[Option, ...]]] = {
         Option("database.sslcert", "", "as libpq's"),
         Option("database.sslkey", "", "as libpq's; PEM (Debezium wants DER)"),
         Option("slot.name", "debezium", "replication slot; made at the first start, never silently made again"),
+        _flag("slot.failover", False, "the slot is kept on standbys, too (PostgreSQL 17 and later)"),
         Option("publication.name", "dbz_publication", "publication"),
         _one_of(
             "publication.autocreate.mode",
@@ -234,7 +235,7 @@ STEERING: Final[tuple[Steering, ...]] = (
         "rows come by COPY under the slot's own snapshot, without locks",
     ),
     Steering(
-        ("slot.max.retries", "slot.retry.delay.ms", "slot.failover", "slot.drop.on.stop", "status.update.interval.ms",
+        ("slot.max.retries", "slot.retry.delay.ms", "slot.drop.on.stop", "status.update.interval.ms",
          "retriable.*", "errors.*", "xmin.fetch.interval.ms", "lsn.flush.*", "flush.lsn.source",
          "connection.validation.*"),
         "passing faults are waited out; the slot is confirmed behind each Kafka transaction",

@@ -107,7 +107,7 @@ class Recovery(Session):
         mending = Mending(self._task, self._parts, reason, last.last if same else Position(epoch, 0, 0))
         mending.mark()
         self._drop_slot()
-        new = replication.create_slot(self._own.slot, self._task.idle)
+        new = replication.create_slot(self._own.slot, self._task.idle, failover=self._own.slot_failover)
         if new is None:
             raise SourceError("The recovery was stopped.", "Start it again: `instep capture recover`.")
         settings = self._task.settings.registry
