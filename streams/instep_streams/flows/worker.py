@@ -15,6 +15,7 @@ from instep.settings import Settings
 from instep_connectors.kafka import OutRecord, Record
 from instep_schemas.client import RegistryClient
 from instep_streams.flows import progress
+from instep_streams.flows.ahead import Ahead
 from instep_streams.flows.engine import Batch, Engine, Entry
 from instep_streams.flows.feed import JournalFeed, TopicFeed
 from instep_streams.flows.inbox import Inbox, Read
@@ -57,6 +58,7 @@ class Worker:
         own = settings.sources[source]
         self._registry = RegistryClient.of(settings.registry)
         self._inbox = Inbox(settings.kafka, self._registry, source)
+        self._ahead = Ahead(self._inbox, f"read-{source}")
         self._outbox = Outbox(settings.kafka, self._registry, source, share)
         self._feed: TopicFeed | JournalFeed | None = None
         self._tell = self._adopt_all = False
@@ -92,6 +94,7 @@ class Worker:
             self._conn.close()
         if self._feed is not None:
             self._feed.close()
+        self._ahead.close()
         self._inbox.close()
         self._registry.close()
 
@@ -181,20 +184,13 @@ class Worker:
     def _entries(self, records: Iterator[Record]) -> Iterator[Outgoing]:
         todo: list[Read] = []
         count, journal = 0, 0
-        for record in records:
-            entry = self._inbox.entry(record)
-            if entry.batch <= self.entry:
-                continue
-            if todo and count + entry.changes > STEP_CHANGES:
-                yield from self._apply(todo, journal)
-                todo, count = [], 0
-            read = self._inbox.read(entry)
-            if read.tables and todo:
+        for record, read in self._ahead.reads(records, self.entry):
+            if todo and (read.tables or count + read.entry.changes > STEP_CHANGES):
                 yield from self._apply(todo, journal)
                 todo, count = [], 0
             self._follow(read)
             todo.append(read)
-            count, journal = count + entry.changes, record.offset + 1
+            count, journal = count + read.entry.changes, record.offset + 1
         if todo:
             yield from self._apply(todo, journal)
 
