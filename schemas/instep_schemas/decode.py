@@ -229,7 +229,11 @@ class _Code:
             self.text(depth, target)
         elif name == "io.debezium.time.ZonedTimestamp":
             self.string(depth, target)
-            self.add(f"{pad}{target} = zoned({target})")
+            usual = f"n == 27 and {target}[10] == 'T' and {target}[25] != '0' and {target}[26] == 'Z'"
+            self.add(f"{pad}{target} = f'{{{target}[:10]}} {{{target}[11:26]}}+00' if {usual} else zoned({target})")
+        elif kind == "boolean" and not name:
+            self.add(f"{pad}{target} = 't' if d[p] else 'f'")
+            self.add(f"{pad}p += 1")
         elif kind in ("int", "long") and not name:
             self.number(depth, target, f"{target} = str({target})", "SMALL")
         else:
