@@ -59,8 +59,8 @@ def test_a_slot_past_its_budget_is_told_with_the_remedy_and_measured(
     labels = {"source": shop.name}
     with Guardian(shop.settings, shop.name, 0.05):
         shop.execute("INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 3000) i")
+        until(lambda: METRICS.get_sample_value("instep_slot_health", labels) == 2)
         until(lambda: "Nobody reads it: run `instep capture" in caplog.text)
-        assert METRICS.get_sample_value("instep_slot_health", labels) == 2
         assert (METRICS.get_sample_value("instep_slot_retained_bytes", labels) or 0) > 1 << 20
         assert METRICS.get_sample_value("instep_slot_limit_bytes", labels) == 1_000_000
         (bad,) = [check for check in preflight(shop.settings, shop.name) if not check.ok]
@@ -74,7 +74,7 @@ def test_a_slot_past_its_budget_is_told_with_the_remedy_and_measured(
 
             until(freed)
         assert "is fine again" in caplog.text
-    assert caplog.text.count("The store keeps") <= 2  # this guardian and the one of the capture, each once
+    assert caplog.text.count("The store keeps") <= 4  # near and past, by this guardian and the one of the capture
 
 
 def test_an_older_copy_of_the_store_is_recognised(
