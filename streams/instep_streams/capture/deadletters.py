@@ -71,9 +71,14 @@ class DeadLetters:
         value = records.frame(self._schema_id, body)
         return Record(self._topic, table.name.encode(), value, [(POSITION_HEADER, position.pack())])
 
-    @staticmethod
-    def count(batch: Batch, table: CapturedTable, fault: Unencodable) -> None:
-        """Count a refused change; a withheld one counts when it is written."""
+    def add(
+        self, batch: Batch, table: CapturedTable, position: Position, op: Op, old: RawRow | None, new: RawRow | None,
+        fault: Unencodable,
+    ) -> None:  # fmt: skip
+        """Put one refused change into a batch; a withheld one counts only when it is written."""
+        record = self.record(table, position, op, old, new, fault)
+        batch.records.append(record)
+        batch.size += len(record.value or b"")
         if not isinstance(fault, Withheld):
             batch.count(table.name, REJECTED)
 

@@ -319,10 +319,7 @@ class Transactions:
         new: RawRow | None,
         fault: Unencodable,
     ) -> None:
-        record = self._dead_letters.record(table, position, op, old, new, fault)
-        self.batch.records.append(record)
-        self.batch.size += len(record.value or b"")
-        self._dead_letters.count(self.batch, table, fault)
+        self._dead_letters.add(self.batch, table, position, op, old, new, fault)
         self.batch.reach(position, self._committed_us)
 
     def _truncate(self, message: pgoutput.Truncate, lsn: int) -> None:
