@@ -167,29 +167,36 @@ def estimated_rows(conn: Connection, oid: int) -> int | None:
 class KeyOrder:
     """Compares keys as the store does: by itself where texts tell enough, else by asking the store.
 
+    Asking touches no table: it would wait behind whoever alters it.
+
     Args:
         conn: to the store, outside any transaction.
-        table: whose keys.
-        relation: its columns.
+        relation: the table.
         order: the key's columns.
+
+    Raises:
+        psycopg.Error: of the store.
     """
 
     _NUMBERS: Final = frozenset({"int2", "int4", "int8", "oid"})
 
-    def __init__(self, conn: Connection, table: Published, relation: Relation, order: Sequence[str]) -> None:
+    def __init__(self, conn: Connection, relation: Relation, order: Sequence[str]) -> None:
         self._conn = conn
-        types = {column.name: column.type for column in relation.columns}
-        self._numeric = all(types[name].schema == "pg_catalog" and types[name].name in self._NUMBERS for name in order)
-        names = sql.SQL(", ").join(map(sql.Identifier, order))
-        self._name = sql.Identifier(table.schema, table.name)
-        self._columns = names
+        columns = {column.name: column for column in relation.columns}
+        types = [columns[name].type for name in order]
+        self._numeric = all(each.schema == "pg_catalog" and each.name in self._NUMBERS for each in types)
         self._row = sql.SQL(", ").join(sql.SQL("q.") + sql.Identifier(name) for name in order)
+        collations = {} if self._numeric else _collations(conn, relation.oid)
+        self._typed = [
+            (sql.SQL("::" + columns[name].sql_type + collations.get(name, "") + " AS "), sql.Identifier(name))
+            for name in order
+        ]
 
     def within(self, key: KeyTexts, part: Part) -> bool:
         """Whether a key lies in a part.
 
         Raises:
-            psycopg.Error: the table or its key is not what it was.
+            psycopg.Error: a type is not what it was.
         """
         if part.after is None and part.upto is None:
             return True
@@ -198,15 +205,23 @@ class KeyOrder:
             return (part.after is None or number > [int(text) for text in part.after]) and (
                 part.upto is None or number <= [int(text) for text in part.upto]
             )
-        # the table's own columns give the literals their types and collations
-        query = sql.SQL("SELECT {} FROM (SELECT {} FROM {} WHERE false UNION ALL SELECT {}) q").format(
-            sql.SQL(" AND ").join(_bounds(self._row, part)),
-            self._columns,
-            self._name,
-            sql.SQL(", ").join(map(sql.Literal, key)),
+        given = [sql.Literal(text) + typed + name for (typed, name), text in zip(self._typed, key, strict=True)]
+        query = sql.SQL("SELECT {} FROM (SELECT {}) q").format(
+            sql.SQL(" AND ").join(_bounds(self._row, part)), sql.SQL(", ").join(given)
         )
         row = self._conn.execute(query).fetchone()
         return row is not None and row[0] is True
+
+
+def _collations(conn: Connection, oid: int) -> dict[str, str]:
+    """Per column that has one of its own, its COLLATE clause."""
+    rows = conn.execute(
+        "SELECT a.attname::text, format(' COLLATE %%I.%%I', n.nspname, c.collname) FROM pg_attribute a"
+        " JOIN pg_collation c ON c.oid = a.attcollation JOIN pg_namespace n ON n.oid = c.collnamespace"
+        " WHERE a.attrelid = %s AND a.attnum > 0 AND c.collname <> 'default'",
+        (oid,),
+    )
+    return dict(rows.fetchall())
 
 
 def committing(conn: Connection, xids: Iterable[int]) -> set[int]:

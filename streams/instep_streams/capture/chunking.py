@@ -188,9 +188,11 @@ class Regions:
         order = self._orders.get(copy.table)
         if order is None:
             relation = table.encoder.relation
-            published = Published(relation.oid, relation.schema, relation.name)
-            names = copy.order or relation.key
-            order = self._orders[copy.table] = KeyOrder(self._control, published, relation, names)
+            try:
+                order = KeyOrder(self._control, relation, copy.order or relation.key)
+            except psycopg.Error as exc:
+                raise passing(exc) from exc
+            self._orders[copy.table] = order
         try:
             return admits(copy, window, order, key, xid)
         except psycopg.Error as exc:

@@ -164,6 +164,8 @@ class Snapshotting:
                 self._clear(tables, source, new.lsn)
             works = self._plan(snapshot, relations)
             threads = self._task.own.snapshot_threads if compatible is None else 1
+            rows = sum(each.total or 0 for each in self._copies.todo)
+            log.info("snapshot of %d tables, about %d rows, over %d connections", len(relations), rows, threads)
             readers = Readers(
                 self._task.dsn, self._task.application, new.snapshot, works, threads, self._task.own.batch_changes
             )

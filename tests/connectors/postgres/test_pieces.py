@@ -68,7 +68,7 @@ def test_a_view_is_the_stores(store: Connection, dsn: str) -> None:
 def test_keys_are_compared_as_the_store_orders_them(store: Connection) -> None:
     table = published(store)
     relation = Catalog(store).relations({table.oid: None})[table.oid]
-    order = KeyOrder(store, table, relation, relation.key)
+    order = KeyOrder(store, relation, relation.key)
     rows = read_part(store, table, relation, relation.key, Part())
     keys = [[(cell or b"").decode() for cell in row[:2]] for row in rows]
     after, upto = keys[1000], keys[2000]

@@ -226,7 +226,11 @@ class Killable:
 
     def dies(self, seconds: float = 40.0) -> None:
         """Wait until its failpoint kills it."""
-        until(lambda: not self.alive, seconds, "the failpoint kills")
+        try:
+            until(lambda: not self.alive, seconds, "the failpoint kills")
+        except AssertionError:
+            self.kill()
+            raise AssertionError(self.log) from None
         assert self.close() == -signal.SIGKILL, self.log
 
     def kill(self) -> None:

@@ -146,7 +146,7 @@ def test_copies_outlive_kills(make_shop: MakeShop) -> None:
     with Load(shop, 9).running():
         shop.execute("ALTER PUBLICATION instep ADD TABLE late")
         for hit in (2, 3, 5):
-            Killable(shop, f"capture.chunk=kill@{hit}").dies()
+            Killable(shop, f"capture.chunk=kill@{hit}").dies(90)
         with shop.capturing() as running:
             await_copies(shop)
             shop.await_captured(running)

@@ -159,7 +159,7 @@ def test_a_killed_snapshot_goes_on_where_it_was_and_forgets_rows_deleted_since(m
         "capture.chunk=kill@3",
         "capture.before_entry=kill@9",
     ):
-        Killable(shop, place).dies()
+        Killable(shop, place).dies(90)
         hit = len(place)
         shop.execute(
             f"DELETE FROM t WHERE id % 40 = {hit}",
