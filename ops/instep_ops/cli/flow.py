@@ -1,4 +1,4 @@
-"""`instep flow check`, `explain` and `run`."""
+"""`instep flow check`, `explain`, `run` and `watch`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from instep_ops.cli.options import HERE, Json, Project, flow_name, open_project, pick
+from instep_ops.cli.options import HERE, Json, Project, flow_name, open_project, open_running, pick
 
 FlowName = Annotated[
     str | None, typer.Argument(metavar="[FLOW]", help="The flow, or its file; default: all (check), the only one.")
@@ -82,10 +82,35 @@ def run(
         show_table(name, list(documents[0]) if documents else [], [list(each.values()) for each in documents])
 
 
+def watch(
+    flow: FlowName = None,
+    project: Project = HERE,
+    as_json: Json = False,
+    count: Annotated[int, typer.Option("--count", help="End after so many; 0: at Ctrl-C.", min=0)] = 0,
+) -> None:
+    """Show each document as it changes, field by field, with the changes of the store that caused it.
+
+    With --json, one object a line.
+    """
+    import json
+    from itertools import islice
+
+    from instep.flowfile import load_all
+    from instep_ops.watching import watch as follow
+
+    settings = open_running(project)
+    name = pick(load_all(settings.flows_dir), flow and flow_name(flow), "flow")
+    found = follow(settings, name, lambda: typer.echo(f"watching {name}", err=True))
+    for each in islice(found, count or None):
+        shown = json.dumps(each.to_dict(), ensure_ascii=False, default=str) if as_json else "\n".join(each.lines())
+        typer.echo(shown)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(help="Check and try flows.", no_args_is_help=True, rich_markup_mode=None)
     group.command(epilog="Example: instep flow check product_card")(check)
     group.command(epilog="Example: instep flow explain product_card --svg card.svg")(explain)
     group.command(epilog="Example: instep flow run product_card --limit 5")(run)
+    group.command(epilog="Example: instep flow watch product_card")(watch)
     app.add_typer(group, name="flow", epilog="Example: instep flow check")

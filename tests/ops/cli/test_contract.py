@@ -13,7 +13,8 @@ from instep_ops.cli.app import build, run
 
 COMMANDS = [
     "demo", "init", "up", "status", "doctor", "verify", "replay", "registry", "capture", "worker", "deliver", "plan",
-    "apply", "flow", "flow check", "flow explain", "flow run", "deadletters", "deadletters ls", "deadletters retry",
+    "apply", "flow", "flow check", "flow explain", "flow run", "flow watch", "deadletters",
+    "deadletters ls", "deadletters retry",
     "schema", "schema ls", "schema show", "schema diff", "schema register", "schema check", "schema delete",
     "schema export", "schema import", "schema check-ddl", "schema key", "schema guard", "topics", "topics ls",
     "topics show",
@@ -22,8 +23,8 @@ COMMANDS = [
 ]  # fmt: skip
 NEED_A_PROJECT = [
     "up", "status", "doctor", "verify", "replay x --since 1h", "registry", "capture", "worker", "deliver",
-    "flow check", "flow explain", "flow run", "deadletters ls", "deadletters retry", "schema ls", "schema show x",
-    "schema diff x",
+    "flow check", "flow explain", "flow run", "flow watch", "deadletters ls", "deadletters retry", "schema ls",
+    "schema show x", "schema diff x",
     "schema delete x", "schema export", "schema import x", "schema check-ddl x.sql", "schema key x",
     "schema guard", "topics ls",
     "topics show x", "topics tail x", "plan", "apply --yes", "registry doctor", "capture audit", "capture status",
@@ -33,10 +34,10 @@ WITHOUT_RUNNING = (
     "up", "doctor", "flow check", "flow explain", "flow run", "schema check-ddl x.sql", "schema key x", "schema guard",
 )  # fmt: skip
 REPORTING = [
-    "status", "doctor", "verify", "replay", "flow check", "flow explain", "flow run", "deadletters ls",
-    "deadletters retry",
-    "schema ls", "schema show", "schema diff", "schema register", "schema check", "schema delete", "schema import",
-    "plan", "apply", "schema check-ddl", "schema key", "schema guard", "topics ls", "topics show",
+    "status", "doctor", "verify", "replay", "flow check", "flow explain", "flow run", "flow watch", "deadletters ls",
+    "deadletters retry", "schema ls", "schema show", "schema diff", "schema register", "schema check",
+    "schema delete", "schema import", "plan", "apply", "schema check-ddl", "schema key", "schema guard",
+    "topics ls", "topics show",
     "registry doctor", "capture audit",
     "capture status", "capture recover",
 ]  # fmt: skip
