@@ -18,8 +18,9 @@ from instep_streams.flows.outbox import Marker, read_marker
 from instep_streams.flows.worker import failure
 
 _COUNTS: Final = """
-SELECT (SELECT count(*) FROM {} WHERE "*h" IS NOT NULL), (SELECT coalesce(sum(keys), 0) FROM {}),
-    (SELECT count(*) FROM {})"""
+SELECT (SELECT count(*) FROM {pending}), (SELECT coalesce(sum(keys), 0) FROM {dirty}),
+    (SELECT count(*) FROM {out} WHERE "*h" IS NOT NULL)"""
+"""In the order in which the worker empties them: else each may come to wait for the other."""
 
 
 def status(settings: Settings, source: str) -> dict[str, Any]:
@@ -117,9 +118,9 @@ def _flows(conn: psycopg.Connection[Any], source: str) -> dict[str, dict[str, An
         "SELECT id, name, state, fault, whole, emitted FROM instep.flows WHERE source = %s ORDER BY name", (source,)
     ).fetchall()
     for number, name, state, fault, whole, emitted in rows:
-        out, dirty, pending = (sql.Identifier("instep", f"{part}_{number}") for part in ("out", "dirty", "pending"))
-        query = sql.SQL(_COUNTS).format(out, dirty, pending)
-        alive, put_off, aside = conn.execute(query).fetchone() or (0, 0, 0)
+        parts = {part: sql.Identifier("instep", f"{part}_{number}") for part in ("pending", "dirty", "out")}
+        query = sql.SQL(_COUNTS).format(**parts)
+        aside, put_off, alive = conn.execute(query).fetchone() or (0, 0, 0)
         found[name] = {
             "state": state, "fault": fault, "whole": whole, "emitted": emitted, "documents": alive,
             "waiting": put_off + aside,
