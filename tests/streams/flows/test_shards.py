@@ -66,10 +66,7 @@ def test_three_workers_killed_at_random_then_one(shop: Shop) -> None:
                 until(lambda: len(shop.records("both")) > before + 30, 90, "the three begin")
                 for _ in range(KILLS):
                     kill(processes.pop(chance.randrange(len(processes))))
-                    held = versions(shop)  # nobody comes in its place: the others take its keys over
-                    until(
-                        lambda held=held: all(versions(shop)[key] > held[key] for key in held), 90, "every key goes on"
-                    )
+                    _goes_on(shop)  # nobody comes in its place: the others take its keys over
                     processes.append(shop.process("worker.produced=kill@20"))
             finally:
                 _end(processes)
@@ -93,6 +90,11 @@ def test_three_workers_killed_at_random_then_one(shop: Shop) -> None:
 def _never_half(shop: Shop) -> None:
     for key, document in _every(shop, "both"):
         assert document["north"] + document["south"] == 2 * int(key[0]), "half of a source transaction"
+
+
+def _goes_on(shop: Shop) -> None:
+    held = versions(shop)
+    until(lambda: all(versions(shop)[key] > held[key] for key in held), 90, "every key goes on")
 
 
 def _end(processes: list[subprocess.Popen[str]]) -> None:
