@@ -23,6 +23,7 @@ from instep_connectors.postgres.publication import check_publication
 from instep_connectors.postgres.replication import ReplicationConnection
 from instep_connectors.postgres.session import connect
 from instep_connectors.postgres.snapshot import Snapshot
+from instep_schemas.ciphers import hold
 from instep_schemas.client import RegistryClient
 from instep_schemas.records import decode_journal, unframe
 from instep_streams.capture.batch import captured_lsn
@@ -118,6 +119,7 @@ def audit(settings: Settings, source: str, wait_s: float = 60.0) -> Audit:
     check_chain(journal, result)
     held = waiting(settings.kafka, source)
     coverage = Coverage(journal)
+    hold(settings.encryption)
     schemas = Schemas(RegistryClient.of(settings.registry))
     try:
         for table, rows in store.rows.items():

@@ -16,7 +16,6 @@ from instep.settings import Settings
 from instep_connectors.kafka import Fenced
 from instep_connectors.postgres.recording import Recorder
 from instep_connectors.postgres.session import store_failure
-from instep_schemas.ciphers import hold
 from instep_streams.capture.guardian import Guardian
 from instep_streams.capture.options import Compatible
 from instep_streams.capture.session import Session
@@ -45,7 +44,6 @@ async def run(
     Raises:
         InstepError: a person must look; nothing is lost, capture goes on from here when started again.
     """
-    hold(settings.encryption)
     flag = threading.Event()
     sys.setswitchinterval(_SWITCH_S)
     work = asyncio.create_task(asyncio.to_thread(_guarded, settings, source, flag, compatible, record))

@@ -111,7 +111,7 @@ class Recovery(Session):
         if new is None:
             raise SourceError("The recovery was stopped.", "Start it again: `instep capture recover`.")
         settings = self._task.settings.registry
-        self._schemas = Schemas(type(self._registry)(settings.url, settings.user, settings.password.reveal()))
+        self._schemas = Schemas(type(self._registry).of(settings))
         stack.callback(self._schemas.close)
         self.result = mending.run(new, published, self._schemas)
 

@@ -32,7 +32,7 @@ from instep_connectors.postgres.recording import RecordedConnection
 from instep_connectors.postgres.replication import ReplicationConnection
 from instep_connectors.postgres.selection import open_publication, selected, with_columns
 from instep_connectors.postgres.session import connect
-from instep_schemas.ciphers import tags_of
+from instep_schemas.ciphers import hold, tags_of
 from instep_schemas.client import RegistryClient
 from instep_schemas.records import schema_text
 from instep_schemas.schemaids import SchemaIds
@@ -112,6 +112,7 @@ class Session:
             ConnectionError, TimeoutError: a part is gone for now.
             InstepError: a person must look.
         """
+        hold(self._task.settings.encryption)
         with ExitStack() as stack:
             self._control = connect(self._task.dsn, self._task.application)
             stack.callback(self._control.close)

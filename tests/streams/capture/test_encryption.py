@@ -45,6 +45,9 @@ def test_tagged_columns_are_encrypted_and_read_back(make_shop: MakeShop) -> None
             "UPDATE customers SET email = 'countess@example.org' WHERE id = 1",
         )
         shop.await_captured(running)
+        hold({})  # another process
+        audit = shop.audit()
+        assert audit.ok, audit.problems
     values = [record.value for record in shop.records("public.customers") if record.value is not None]
     assert len(values) == 3
     for value in values:
