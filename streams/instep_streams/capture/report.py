@@ -17,6 +17,7 @@ from instep_connectors.postgres.guard import Health, judge
 from instep_connectors.postgres.session import connect, store_failure
 from instep_streams.capture.batch import captured_lsn
 from instep_streams.capture.control import progressing
+from instep_streams.capture.gap import Gap
 from instep_streams.capture.history import recent, summed
 from instep_streams.capture.status import lag
 from instep_streams.capture.withheld import waiting
@@ -63,6 +64,8 @@ def report(settings: Settings, source: str) -> dict[str, Any]:
 def _state(slot: slots.Slot | None, entry: JournalEntry | None) -> str:
     if entry is None:
         return "nothing was ever captured" if slot is None else "the slot exists, but there is no journal"
+    if entry.more and Gap.of(entry) is not None:
+        return "a recovery is under way, or was cut off: `instep capture recover` does it again"
     if slot is None:
         return "the slot is gone"
     if slot.wal_status == "lost" or slot.invalidation:

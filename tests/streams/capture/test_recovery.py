@@ -16,6 +16,7 @@ from instep.failpoints import FailpointHit, arm
 from instep.settings import KafkaSettings
 from instep_streams.capture.gap import gaps
 from instep_streams.capture.recovery import Recovered, recover
+from instep_streams.capture.report import report
 from instep_streams.capture.task import Task
 
 TABLES = (
@@ -93,6 +94,8 @@ def test_a_recovery_cut_off_is_done_again_and_capture_waits_for_it(
     finally:
         arm("")
     assert isinstance(failure := shop.fails(), SourceError) and "was cut off" in failure.cause
+    told = report(shop.settings, shop.name)
+    assert "was cut off" in told["state"] and not told["snapshot"]
     found = mended(shop)
     assert "is gone, but the journal stands at" in found.gap.reason
     assert found.tables["public.t"]["deletes"] + found.tables["public.t"]["reads"] < 37  # some were there already
