@@ -81,7 +81,8 @@ class _Comparison:
 
     def _differences(self) -> Iterator[str]:
         failed = bool(self.case.get("task_failed"))
-        if failed and self.ours.failure is None and any(cause in str(self.case["task_failed"]) for cause in _DEATHS):
+        own_fault = any(cause in str(self.case.get("task_failed")) for cause in _DEATHS)
+        if own_fault and self.ours.failure is None and not self.ours.dead:
             self.exceptions.add("connector-death")
         if self.ours.failure is not None and not failed:
             yield f"ours ended: {self.ours.failure}"
