@@ -181,4 +181,5 @@ def programs(settings: Settings, project: Path) -> list[Program]:
             for number in range(source.workers)
         ),
         *(program(f"deliver:{name}", "deliver", name) for name in settings.targets),
+        *([program("agents", "agents")] if any((settings.root / "agents").glob("*.py")) else []),
     ]

@@ -14,6 +14,7 @@ from tests.fixtures.postgres import PostgresForTests
 
 from instep.flowfile import load_all
 from instep_ops.cli.app import run
+from instep_streams.agents.declare import load_agents
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "flows.md"
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -69,12 +70,14 @@ def test_every_example_of_the_guide_works(
                 assert shows(shown, output), f"$ {command}\n{output}"
                 ran += 1
         elif example.file:
+            (tmp_path / example.file).parent.mkdir(exist_ok=True)
             (tmp_path / example.file).write_text(example.text, encoding="utf-8")
         else:
             assert example.kind == "sql", example
             with psycopg.connect(store) as conn:
                 conn.execute(example.text.encode())
     assert ran >= 8
+    assert list(load_agents(tmp_path)) == ["low"]
     assert len(load_all(tmp_path / "flows")) >= 6
 
 

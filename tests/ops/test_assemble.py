@@ -91,6 +91,14 @@ def test_no_data_folder_means_nothing_runs(tmp_path: Path) -> None:
     assert running(settings(tmp_path)) is None
 
 
+def test_agents_run_where_there_are_some(tmp_path: Path) -> None:
+    project = settings(tmp_path).model_copy(update={"root": tmp_path})
+    assert "agents" not in [each.name for each in programs(project, tmp_path)]
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "agents" / "low.py").touch()
+    assert programs(project, tmp_path)[-1].name == "agents"
+
+
 def test_programs_start_upstream_first(tmp_path: Path) -> None:
     made = programs(settings(tmp_path), tmp_path)
     assert [each.name for each in made] == ["registry", "capture:shop", "worker:shop", "deliver:crm", "deliver:other"]

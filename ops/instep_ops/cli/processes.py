@@ -1,4 +1,4 @@
-"""Each process alone: `instep registry`, `worker`, `deliver`; `capture` has a module of its own."""
+"""Each process alone: `instep registry`, `worker`, `deliver`, `agents`; `capture` has a module of its own."""
 
 from __future__ import annotations
 
@@ -42,6 +42,14 @@ def deliver(target: TargetName = None, project: Project = HERE, metrics: Metrics
     run_process(f"deliver:{name}", lambda stop: run(settings, name, stop), metrics)
 
 
+def agents(project: Project = HERE, metrics: Metrics = "") -> None:
+    """Run the project's own agents: the functions that agents/*.py declares with @agent."""
+    settings = open_running(project)
+    from instep_streams.agents.process import run
+
+    run_process("agents", lambda stop: run(settings, stop), metrics)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(invoke_without_command=True, epilog="Example: instep registry --project shop")
@@ -51,3 +59,4 @@ def register(app: typer.Typer) -> None:
     capture.register(app)
     app.command(epilog="Example: instep worker shop --project shop")(worker)
     app.command(epilog="Example: instep deliver crm --project shop")(deliver)
+    app.command(epilog="Example: instep agents --project shop")(agents)

@@ -13,6 +13,7 @@ from instep_ops.cli.app import build, run
 
 COMMANDS = [
     "demo", "init", "up", "status", "doctor", "verify", "replay", "registry", "capture", "worker", "deliver", "plan",
+    "agents",
     "apply", "flow", "flow check", "flow explain", "flow run", "flow watch", "deadletters",
     "deadletters ls", "deadletters retry",
     "schema", "schema ls", "schema show", "schema diff", "schema register", "schema check", "schema delete",
@@ -23,8 +24,8 @@ COMMANDS = [
 ]  # fmt: skip
 NEED_A_PROJECT = [
     "up", "status", "doctor", "verify", "replay x --since 1h", "registry", "capture", "worker", "deliver",
-    "flow check", "flow explain", "flow run", "flow watch", "deadletters ls", "deadletters retry", "schema ls",
-    "schema show x", "schema diff x",
+    "agents", "flow check", "flow explain", "flow run", "flow watch", "deadletters ls", "deadletters retry",
+    "schema ls", "schema show x", "schema diff x",
     "schema delete x", "schema export", "schema import x", "schema check-ddl x.sql", "schema key x",
     "schema guard", "topics ls",
     "topics show x", "topics tail x", "plan", "apply --yes", "registry doctor", "capture audit", "capture status",
