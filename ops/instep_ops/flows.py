@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -42,6 +43,8 @@ SELECT DISTINCT n.nspname || '.' || c.relname FROM pg_catalog.pg_inherits i
 JOIN pg_catalog.pg_class c ON c.oid = i.inhparent AND c.relkind = 'r'
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 """
+
+_NAMED = re.compile(r'Table "([^"]+)"')
 
 _PUBLISHED = "SELECT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = %s"
 
@@ -144,6 +147,18 @@ def _misspelt(flows: Mapping[str, Flow]) -> dict[str, FlowCheck]:
     return found
 
 
+def _of_view(conn: psycopg.Connection[Any], exc: InstepError) -> InstepError:
+    """A table that is not captured may be a view: then its SELECT is what to write."""
+    named = _NAMED.search(exc.cause)
+    if not isinstance(exc, FlowError) or exc.code != "UNKNOWN_TABLE" or named is None:
+        return exc
+    kind = conn.execute("SELECT relkind::text FROM pg_catalog.pg_class WHERE oid = to_regclass(%s)", [named[1]])
+    if kind.fetchone() not in (("v",), ("m",)):
+        return exc
+    remedy = f"It is a view: write its SELECT in its place, as a derived table or in WITH (psql: `\\d+ {named[1]}`)."
+    return FlowError(exc.code, exc.cause, remedy)
+
+
 def _failed(name: str, exc: InstepError) -> FlowCheck:
     return FlowCheck(name, False, getattr(exc, "code", ""), exc.cause, exc.remedy, exc.exit_code)
 
@@ -204,7 +219,7 @@ def _check(
         plan = compile_flow(flow, tables)
         columns = check(conn, plan)
     except InstepError as exc:
-        return _failed(flow.name, exc)
+        return _failed(flow.name, _of_view(conn, exc))
     return FlowCheck(
         flow.name, True, columns=tuple((each.name, each.type) for each in columns), tables=plan.tables,
         edges=plan.edges, warnings=plan.warnings,

@@ -108,3 +108,12 @@ def test_a_table_that_the_publication_lacks_is_told(project: Path, capsys: pytes
     assert run(["doctor", "--project", str(project)]) == 4
     (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAILED")]
     assert "public.levels" in told and "ALTER PUBLICATION" in told
+
+
+def test_a_view_is_told_from_a_table_that_is_not_captured(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with psycopg.connect(os.environ["FLOWS_STORE"]) as conn:
+        conn.execute("CREATE VIEW cheap AS SELECT id, sku FROM products")
+    write(project, "card", "SELECT sku FROM cheap")
+    code, checks = check(project, capsys)
+    assert (code, checks["card"]["code"]) == (2, "UNKNOWN_TABLE")
+    assert str(checks["card"]["remedy"]).startswith("It is a view: write its SELECT in its place")
