@@ -77,14 +77,13 @@ SOURCE = SourceBlock(WireOptions("shop", "inventory"), committed_us=1, transacti
 
 
 @pytest.mark.parametrize("profile", ["native", "debezium"])
-@given(name=st.none() | TEXTS, price=st.integers(-(2**31), 2**31 - 1))
+@given(name=st.none() | TEXTS.map("not to be seen: {}".format), price=st.integers(-(2**31), 2**31 - 1))
 def test_a_row_is_read_back_and_shows_nothing(profile: Profile, name: str | None, price: int) -> None:
     wire = options(profile, name=("AES256_GCM",), price=("AES256_SIV",))
     encoder = compile_encoder(things(NAME, PRICE), wire)
     row = [b"1", None if name is None else name.encode(), str(price).encode()]
     data = encoder.envelope(Op.CREATE, None, row, SOURCE, 5, time_stamp(0))
-    if name is not None and len(name.encode()) > 3:
-        assert name.encode() not in data
+    assert b"not to be seen" not in data
     decoded = compile_decoder(encoder.schemas.value_text)(data)
     assert decoded.after == {"id": "1", "name": name, "price": str(price)}
     other = compile_decoder(encoder.schemas.value_text, columns={"id"})
