@@ -201,7 +201,9 @@ class Shop:
         keys = ", ".join(f'(q."{name}")::text' for name in wanted.key)
         with psycopg.connect(self.dsn, autocommit=True) as conn:
             pin(conn)
-            rows = conn.execute(f"SELECT {keys}, row_to_json(q)::text FROM ({wanted.sql}) q".encode()).fetchall()
+            named = " AND ".join(f'q."{name}" IS NOT NULL' for name in wanted.key)  # without a key it is no document
+            sql = f"SELECT {keys}, row_to_json(q)::text FROM (\n{wanted.sql}\n) q WHERE {named}"
+            rows = conn.execute(sql.encode()).fetchall()
         return {tuple(row[:-1]): dict(codec.decode(codec.encode(row[-1]))) for row in rows}
 
     def close(self) -> None:
