@@ -33,6 +33,7 @@ from instep_schemas.envelope import SourceBlock, time_stamp
 from instep_schemas.wire import Unencodable
 from instep_streams.capture.batch import DELETE, READ, REJECTED, Batch, Origin, captured_lsn
 from instep_streams.capture.folding import FoldedRow, Schemas
+from instep_streams.capture.framing import add_truncate, framed
 from instep_streams.capture.gap import Gap
 from instep_streams.capture.held import Held
 from instep_streams.capture.publishing import PublishingThread
@@ -40,7 +41,6 @@ from instep_streams.capture.session import Session
 from instep_streams.capture.streaming import MAX_BATCH_BYTES
 from instep_streams.capture.tables import CapturedTable
 from instep_streams.capture.task import Parts, Task
-from instep_streams.capture.transactions import add_truncate, framed
 
 log = logging.getLogger(__name__)
 

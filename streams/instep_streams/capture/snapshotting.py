@@ -38,11 +38,11 @@ from instep_schemas.wire import Unencodable
 from instep_streams.capture.batch import READ, REJECTED, Batch
 from instep_streams.capture.chunking import row_texts
 from instep_streams.capture.copies import Bounds, Copies, Copy
+from instep_streams.capture.framing import add_truncate, framed
 from instep_streams.capture.members import Members
 from instep_streams.capture.streaming import MAX_BATCH_BYTES
 from instep_streams.capture.tables import CapturedTable
 from instep_streams.capture.task import Parts, Task
-from instep_streams.capture.transactions import add_truncate, framed
 
 log = logging.getLogger(__name__)
 

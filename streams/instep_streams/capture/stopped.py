@@ -22,11 +22,11 @@ from instep_connectors.postgres.recording import relation_of
 from instep_schemas.envelope import SourceBlock, time_stamp
 from instep_schemas.wire import Unencodable
 from instep_streams.capture.batch import CREATE, DELETE, REJECTED, UPDATE, Batch, Record
+from instep_streams.capture.framing import add_truncate, framed
 from instep_streams.capture.meters import HELD
 from instep_streams.capture.streaming import MAX_BATCH_BYTES
 from instep_streams.capture.tables import CapturedTable, Incompatible, Tables
 from instep_streams.capture.task import Parts, Task
-from instep_streams.capture.transactions import add_truncate, framed
 from instep_streams.capture.withheld import StoppedEncoder, Waiting, held, raw_row, waiting
 
 log = logging.getLogger(__name__)

@@ -7,27 +7,25 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-from instep.change import ABSENT, POSITION_HEADER, Op, Position
+from instep.change import ABSENT, Op, Position
 from instep.journal import JournalEntry
 from instep_connectors.postgres import pgoutput
 from instep_connectors.postgres.pgoutput import RawRow
 from instep_schemas.encode import NEW_KEY
 from instep_schemas.encode import Record as Encoded
 from instep_schemas.envelope import SourceBlock, time_stamp
-from instep_schemas.wire import Unencodable
+from instep_schemas.wire import Unencodable, UnknownLabel
 from instep_streams.capture.batch import (
     CREATE,
     DELETE,
     READ,
-    TRUNCATE,
     UPDATE,
     Batch,
-    Headers,
-    Record,
     dropped_prefix,
 )
 from instep_streams.capture.beside import Beside
 from instep_streams.capture.chunking import with_key
+from instep_streams.capture.framing import add_truncate, framed
 from instep_streams.capture.incremental import Due
 from instep_streams.capture.sidetopics import SideTopics, TransactionCounter
 from instep_streams.capture.tables import CapturedTable, Describe
@@ -66,6 +64,7 @@ class Transactions:
         self._beside = beside
         self._unfinished = last.last.lsn if last is not None and last.more else None
         self._tables: dict[int, CapturedTable | None] = {}
+        self._described: dict[int, pgoutput.RelationMessage] = {}
         self._undescribed: dict[int, pgoutput.RelationMessage] = {}
         self._headers = parts.headers
         self._side = parts.side
@@ -159,6 +158,7 @@ class Transactions:
             self.batch.pass_by(Position(self._epoch, self._lsn, max(self._seq - 1, 0)), self._committed_us)
 
     def _relation(self, message: pgoutput.RelationMessage, lsn: int) -> None:
+        self._described[message.oid] = message
         if self._side is None:
             self._tables[message.oid] = self._describe(message)
         else:  # Debezium registers a schema with the first record that uses it
@@ -285,15 +285,23 @@ class Transactions:
         except Unencodable as fault:
             if counter is not None and counts is not None:
                 counter.restore(counts)
-            row = new if new is not None else old
-            relation = table.encoder.relation
-            names = [column.name for column in relation.columns]
-            index = names.index(fault.column) if fault.column in names else -1
-            if row is None or index < 0 or row[index] is not None or fault.column in relation.key:
+            mended = self._mended(table, new if new is not None else old, fault)
+            if mended is None:
                 raise
-            # NOT NULL in the catalog, null in a row from before that
-            wide = self._tables[relation.oid] = self._relax(table, fault.column)
-            return self._encode(wide, op, old, new, lsn)
+            self._tables[table.encoder.relation.oid] = mended
+            return self._encode(mended, op, old, new, lsn)
+
+    def _mended(self, table: CapturedTable, row: RawRow | None, fault: Unencodable) -> CapturedTable | None:
+        """The table as this row needs it, where the catalog tells another time than the row."""
+        relation = table.encoder.relation
+        if isinstance(fault, UnknownLabel):  # ALTER TYPE … ADD VALUE sends no RELATION
+            again = self._describe(self._described[relation.oid])
+            return None if again is None or again.encoder.relation == relation else again
+        names = [column.name for column in relation.columns]
+        index = names.index(fault.column) if fault.column in names else -1
+        if row is None or index < 0 or row[index] is not None or fault.column in relation.key:
+            return None
+        return self._relax(table, fault.column)  # NOT NULL in the catalog, null in a row from before that
 
     def _add(self, table: CapturedTable, op: Op, encoded: list[Encoded], position: Position) -> None:
         batch = self.batch
@@ -359,40 +367,3 @@ class Transactions:
             return self._tables[oid]
         except KeyError:
             raise pgoutput.DecodeError(f"a change of the undescribed table {oid}") from None
-
-
-def framed(
-    table: CapturedTable, encoded: list[Encoded], position: Position, largest: int, context: Headers | None = None
-) -> tuple[list[Record], int]:
-    """The Kafka records of one change, and their bytes.
-
-    Raises:
-        Unencodable: a record is too large for Kafka.
-    """
-    header: Headers = [(POSITION_HEADER, position.pack())] if context is None else context
-    if len(encoded) == 1:
-        key, value, moved = encoded[0]
-        if moved is None and value is not None and len(value) <= largest:  # most changes
-            return [Record(table.topic, key, value, header)], len(value) + len(key or b"")
-    records, size = [], 0
-    for key, value, moved in encoded:
-        headers = header
-        if moved is not None:
-            headers = [*header, moved] if context is None else [moved, *context]
-        records.append(Record(table.topic, key, value, headers))
-        size += len(key or b"") + len(value or b"")
-    if size > largest and any(len(value or b"") > largest for _, value, _ in encoded):
-        raise Unencodable("", f"its record of {size} bytes is larger than Kafka's message.max.bytes allows")
-    return records, size
-
-
-def add_truncate(
-    batch: Batch, table: CapturedTable, value: bytes, position: Position, context: Headers | None = None
-) -> None:
-    """Add a TRUNCATE: one keyless record in every partition, since each has its own order; Debezium writes only one."""
-    headers: Headers = [(POSITION_HEADER, position.pack())] if context is None else context
-    for partition in range(table.partitions if context is None else 1):
-        batch.records.append(Record(table.topic, None, value, headers, partition if context is None else -1))
-        batch.size += len(value)
-    batch.count(table.name, TRUNCATE)
-    batch.schema_ids |= table.ids

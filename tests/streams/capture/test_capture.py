@@ -276,6 +276,23 @@ def test_special_values_of_many_types_survive_snapshot_and_stream(make_shop: Mak
     assert rows["1"] == rows["3"] and rows["2"] == rows["4"]
 
 
+def test_a_label_added_to_an_enum_is_known_to_the_rows_behind_it(make_shop: MakeShop) -> None:
+    """ALTER TYPE sends no RELATION when the table was told before."""
+    shop = make_shop("CREATE TYPE mood AS ENUM ('ok')", "CREATE TABLE t (id int PRIMARY KEY, m mood, all_m mood[])")
+    with shop.capturing() as running:
+        shop.execute("INSERT INTO t VALUES (1, 'ok', '{ok}')")
+        shop.await_captured(running)
+        shop.execute(
+            "ALTER TYPE mood ADD VALUE 'new'",
+            "INSERT INTO t VALUES (2, 'new', NULL)",
+            "UPDATE t SET all_m = '{new,ok}' WHERE id = 1",
+        )
+        shop.await_captured(running)
+        audit = shop.audit()
+    assert audit.ok, audit.problems
+    assert (audit.rows, audit.rejected) == (2, 0)
+
+
 def test_an_idle_slot_moves_while_only_another_database_is_written(make_shop: MakeShop) -> None:
     shop = make_shop("CREATE TABLE t (id int PRIMARY KEY)", heartbeat_s=0.2)
     other = make_shop("CREATE TABLE o (id int)")
