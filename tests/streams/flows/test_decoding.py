@@ -29,7 +29,12 @@ TABLES = ("public.items", "public.sales", "public.Odd*", "crm.*")
 DEFINITIONS = (
     ("ALTER TABLE items ADD COLUMN shade text DEFAULT 'grey'", "UPDATE items SET weight = 2 WHERE active"),
     ("TRUNCATE sales", "INSERT INTO sales SELECT '2024-02-29', sku, 1, NULL, 5, 1.50 FROM items"),
-    ("ALTER TABLE crm.accounts ALTER COLUMN credit TYPE numeric(20,6)", "UPDATE crm.accounts SET credit = credit + 1"),
+    (
+        "ALTER TABLE crm.accounts ALTER COLUMN credit TYPE numeric(20,6)",
+        "UPDATE crm.accounts SET credit = credit + 1",
+        "ALTER TYPE crm.stage ADD VALUE 'paused' BEFORE 'won'",
+        "UPDATE crm.accounts SET stage = 'paused', stages = '{won,paused}' WHERE id % 2 = 0",
+    ),
 )
 
 
