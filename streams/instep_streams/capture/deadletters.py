@@ -14,7 +14,7 @@ from instep_schemas import records
 from instep_schemas.wire import Unencodable
 from instep_streams.capture.batch import REJECTED, Batch, Record
 from instep_streams.capture.tables import CapturedTable
-from instep_streams.capture.withheld import Withheld, held_record
+from instep_streams.capture.withheld import StoppedEncoder, Withheld, held_record
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +43,20 @@ class DeadLetters:
         new: RawRow | None,
         fault: Unencodable,
     ) -> Record:
-        """The record of one refused change; the row goes along as JSON text, so that nothing is lost."""
+        """The record of one refused change; the row goes along as JSON text, so that nothing is lost.
+
+        A withheld change that is too large to wait is refused, too.
+        """
         if isinstance(fault, Withheld):
-            return held_record(self._source, table, position, op, old, new, fault)
+            held = held_record(self._source, table, position, op, old, new, fault)
+            size = len(held.value or b"")
+            if size <= self._largest:
+                return held
+            if fault.description is not None and isinstance(table.encoder, StoppedEncoder):
+                table.encoder.describe_again()
+            fault = Unencodable(
+                "", f"the table is stopped, and its record of {size} bytes is larger than message.max.bytes allows"
+            )
         log.error("%s: a change at %s goes to %s: %s", table.name, position, self._topic, fault)
         names = [column.name for column in table.encoder.relation.columns]
         row = {"op": op.value, "before": _texts(names, old), "after": _texts(names, new)}
@@ -79,7 +90,7 @@ class DeadLetters:
         record = self.record(table, position, op, old, new, fault)
         batch.records.append(record)
         batch.size += len(record.value or b"")
-        if not isinstance(fault, Withheld):
+        if record.topic == self._topic:
             batch.count(table.name, REJECTED)
 
 

@@ -71,6 +71,10 @@ class StoppedEncoder(TableEncoder):
         """
         raise self._withheld(source, lsn)
 
+    def describe_again(self) -> None:
+        """Let the next change carry the relation: the one that had it is not among those that wait."""
+        self._described = False
+
     def _withheld(self, source: SourceBlock, lsn: int | None) -> Withheld:
         description = None if self._described else self.relation
         self._described = True
@@ -97,7 +101,9 @@ def held_record(
         "reason": fault.reason,
         "relation": None if fault.description is None else asdict(fault.description),
     }
-    return Record(held_topic(source), table.name.encode(), json.dumps(document).encode(), [], 0)
+    # a row that just fits must not grow by escapes; `surrogatepass` is how json.loads decodes
+    value = json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return Record(held_topic(source), table.name.encode(), value, [], 0)
 
 
 def _texts(row: RawRow | None) -> list[str | bool | None] | None:
