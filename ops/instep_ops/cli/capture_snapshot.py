@@ -27,10 +27,10 @@ def run(
 
     settings = open_running(project)
     name = pick(settings.sources, source, "source")
-    request = ask(settings, name, "run", tables, where)
+    asked = ask(settings, name, "run", tables, where)
     typer.echo(f"asked for: {', '.join(tables)}")
     if wait:
-        watch(settings, name, request)
+        watch(settings, name, asked)
 
 
 def pause(source: Source = None, project: Project = HERE) -> None:

@@ -130,7 +130,8 @@ class Beside:
         except ValueError:
             return ()
         if "command" in said:
-            self._obey(said["command"])
+            if said.get("source") == self._task.source:  # every slot of the database gets it
+                self._obey(said["command"])
             return ()
         if "open" in said:
             due = self._copies.passed(str(said["open"]), opened=True)
@@ -198,8 +199,11 @@ class Beside:
         kafka = self._task.settings.kafka
         at = (topic, 0)
         if not isinstance(offset, int) or not partitions(kafka, topic):
+            log.warning("a command is ignored: there is no record %s in %s", offset, topic)
             return
-        if not start_offsets(kafka, [at])[at] <= offset < end_offsets(kafka, [at])[at]:
+        # its commit may still be on the way to the partition: the reader waits for that
+        if not start_offsets(kafka, [at])[at] <= offset < end_offsets(kafka, [at], committed_only=False)[at]:
+            log.warning("a command is ignored: %s holds no record %d", topic, offset)
             return
         reader = RangeReader(kafka, f"instep-commands-{self._task.source}")
         try:

@@ -11,7 +11,7 @@ import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import psycopg
 
@@ -22,6 +22,7 @@ from instep_connectors.kafka import OutRecord, Publisher, partitions
 from instep_connectors.postgres.publication import matcher, publication_exists, published_tables
 from instep_connectors.postgres.session import connect, store_failure
 from instep_connectors.postgres.slot import Connection
+from instep_streams.capture.batch import captured_lsn
 from instep_streams.capture.commands import Kind, encoded
 from instep_streams.capture.kafka import last_entry
 from instep_streams.capture.watermarks import MESSAGE_PREFIX
@@ -93,6 +94,18 @@ def _rated(now: TableProgress, before: int, seconds: float) -> dict[str, Any]:
     }
 
 
+class Asked(NamedTuple):
+    """Something that was asked for.
+
+    Attributes:
+        request: an id, as `TableProgress` has it.
+        lsn: capture knows of it when it is behind this.
+    """
+
+    request: str
+    lsn: int
+
+
 def under_way(settings: Settings, source: str) -> list[TableProgress]:
     """The copies of a source as its journal tells.
 
@@ -104,7 +117,19 @@ def under_way(settings: Settings, source: str) -> list[TableProgress]:
     return [] if entry is None else progress(entry.snapshot_state)
 
 
-def ask(settings: Settings, source: str, kind: Kind, tables: Sequence[str] = (), where: str = "") -> str:
+def standing(settings: Settings, source: str, asked: Asked) -> list[TableProgress] | None:
+    """What is under way of what was asked for; None: capture does not know of it yet.
+
+    Raises as `under_way`.
+    """
+    entry = last_entry(settings.kafka, source)
+    if entry is None:
+        return None
+    found = [each for each in progress(entry.snapshot_state) if each.request == asked.request]
+    return found if found or captured_lsn(entry) > asked.lsn else None
+
+
+def ask(settings: Settings, source: str, kind: Kind, tables: Sequence[str] = (), where: str = "") -> Asked:
     """Ask for something; the running capture does it when its stream comes to this moment.
 
     Args:
@@ -115,7 +140,7 @@ def ask(settings: Settings, source: str, kind: Kind, tables: Sequence[str] = (),
         where: SQL that the rows to copy must meet.
 
     Returns:
-        An id, to find what was asked for in `under_way`.
+        What to look for in `standing`.
 
     Raises:
         SourceError: there is no such table, the store is a standby, or the source was never captured.
@@ -129,11 +154,15 @@ def ask(settings: Settings, source: str, kind: Kind, tables: Sequence[str] = (),
         try:
             _check(store, settings.sources[source].publication, tables, where)
             offset = asyncio.run(_publish(settings, source, topic, encoded(kind, tuple(tables), where, request)))
-            message = json.dumps({"command": offset})
+            message = json.dumps({"command": offset, "source": source})  # every slot of the database gets it
             store.execute("SELECT pg_logical_emit_message(true, %s, %s)", (MESSAGE_PREFIX, message))
+            # a second one, behind the commit of the first: what is captured behind its LSN has come past the first
+            query = "SELECT (pg_logical_emit_message(true, %s, 'asked') - '0/0'::pg_lsn)::bigint"
+            row = store.execute(query, (MESSAGE_PREFIX,)).fetchone()
         except psycopg.Error as exc:
             raise store_failure(exc) from exc
-    return request
+    assert row is not None
+    return Asked(request, int(str(row[0])))
 
 
 def _check(store: Connection, publication: str, tables: Sequence[str], where: str) -> None:

@@ -17,6 +17,8 @@ from tests.streams.capture.harness import Killable, Shop, until
 from instep.change import Op
 from instep.errors import SourceError
 from instep.settings import KafkaSettings
+from instep_ops.copies import watch
+from instep_streams.capture import control
 from instep_streams.capture.copies import Copies
 
 KNOWN = "CREATE TABLE known (id int PRIMARY KEY)"
@@ -212,10 +214,32 @@ def test_run_pause_resume_stop_and_list(make_shop: MakeShop) -> None:
     again = [e.after for _, e in shop.changes("public.late") if e and e.snapshot == "incremental" and e.after]
     assert len(again) == 58 and {row["a"] for row in again} == {"4"}
     assert not [e for _, e in shop.changes("public.known") if e and e.snapshot == "incremental"]
-    shop.execute("SELECT pg_logical_emit_message(true, 'instep', '{\"command\": 999}')")  # nobody's: ignored
+    unknown = f'{{"command": 999, "source": "{shop.name}"}}'
+    shop.execute(f"SELECT pg_logical_emit_message(true, 'instep', '{unknown}')")  # ignored
     with shop.capturing() as running:
         with pytest.raises(SourceError, match='column "nothing" does not exist'):
             shop.ask("run", "public.late", where="nothing = 1")
         shop.ask("run", "public.late", where="1 / (n - n) = 1")  # the store objects only when it runs
         shop.await_captured(running)
         await_copies(shop)
+
+
+def test_a_command_is_for_one_source_only_and_waiting_for_it_ends_when_it_is_done(make_shop: MakeShop) -> None:
+    shop = make_shop(KNOWN, "INSERT INTO known VALUES (1), (2)")
+    other = Shop(shop.dsn, shop.settings.kafka, shop.settings.registry.url)
+    try:
+        with shop.capturing() as running, other.capturing():
+            shop.ask("run", "public.known")
+            await_copies(shop)
+            other.ask("run", "public.known")  # the record 0 of its topic, as the command before of the other's
+            await_copies(other)
+            await_copies(shop)
+            shop.await_captured(running)
+            assert (copied(shop, "public.known"), copied(other, "public.known")) == (4, 4)
+    finally:
+        other.drop_slot()
+    asked = control.ask(shop.settings, shop.name, "run", ["public.known"])
+    assert control.standing(shop.settings, shop.name, asked) is None  # nobody captures
+    with shop.capturing(ready=False):
+        watch(shop.settings, shop.name, asked)
+        assert copied(shop, "public.known") == 6
