@@ -94,17 +94,24 @@ class Beside:
 
     def described(self, message: RelationMessage) -> bool:
         """A table is described in the stream; false when its changes are not to be captured."""
-        if self._members is None or self._members.knows(f"{message.schema}.{message.name}", message.oid):
+        members, name = self._members, f"{message.schema}.{message.name}"
+        if members is None or members.knows(name, message.oid):
             return True
         self._look()
-        known = self._members.knows(f"{message.schema}.{message.name}", message.oid)
-        if not known:
-            log.warning("%s.%s has left the publication: it is not captured any more", message.schema, message.name)
-        return known
+        if members.knows(name, message.oid):
+            return True
+        if members.former(name, message.oid):
+            log.info("%s is not captured any more; the stream still brings what was written before that", name)
+            return True
+        log.warning("%s has left the publication: it is not captured any more", name)
+        return False
 
     def meet(self, table: CapturedTable, op: Op, old: RawRow | None, new: RawRow | None) -> Meeting | None:
         """Decide on a change before it is written; None: as usual."""
-        return self._copies.meet(table, op, old, new) if self._copies.watching else None
+        if not self._copies.watching:
+            return None
+        former = self._members is not None and self._members.former(table.name, table.encoder.relation.oid)
+        return self._copies.outlive(table) if former else self._copies.meet(table, op, old, new)
 
     def changed(
         self, table: CapturedTable, op: Op, keys: Sequence[bytes | None], old: RawRow | None, new: RawRow | None

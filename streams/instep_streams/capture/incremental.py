@@ -152,6 +152,8 @@ class Incremental:
 
     def join(self, table: str, *, clear: bool) -> None:
         """Copy a table whose rows were never captured; `clear`: its topic holds rows of another time."""
+        if clear:
+            self.leave(table)  # a copy of what had its name: begin anew
         if self._copies.of(table) is None:
             self._copies.todo.append(Copy(table, first=True, clear=clear))
         if not self.watching:
@@ -176,6 +178,11 @@ class Incremental:
         self._xid = xid
         if self.watching and (self._window is not None or not self._copies.paused):  # else `_start` comes first
             self._fence.streamed(xid)
+
+    def outlive(self, table: CapturedTable) -> Meeting | None:
+        """Decide on a change of a table that is gone; another one may have its name, and a copy of its own to come."""
+        copy = self._copies.of(table.name)
+        return None if copy is None or copy.clear else _DROP  # before its topic is cleared, or not any more
 
     def meet(self, table: CapturedTable, op: Op, old: RawRow | None, new: RawRow | None) -> Meeting | None:
         """Decide on a change of the running transaction before it is written; None: as usual."""

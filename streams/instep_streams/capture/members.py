@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 from instep.settings import KafkaSettings
 from instep.topics import tables_topic
@@ -18,6 +18,9 @@ from instep_connectors.postgres.publication import Published
 from instep_streams.capture.batch import Record
 
 log = logging.getLogger(__name__)
+
+_FORMER: Final = 16
+"""So many former OIDs of a table are kept."""
 
 Identity = tuple[int, int]
 """OID of the table, and of its place in the publication (0: the publication names no tables)."""
@@ -36,11 +39,15 @@ class Members:
     Args:
         source: its name.
         known: identity by table; None: captured once, but not any more.
+        former: OIDs that a table had while it was captured.
     """
 
-    def __init__(self, source: str, known: dict[str, Identity | None]) -> None:
+    def __init__(
+        self, source: str, known: dict[str, Identity | None], former: dict[str, list[int]] | None = None
+    ) -> None:
         self._topic = tables_topic(source)
         self._known = known
+        self._former = former or {}
         self._records: list[Record] = []
 
     @classmethod
@@ -52,10 +59,12 @@ class Members:
             KafkaFault: refused.
         """
         known: dict[str, Identity | None] = {}
+        former: dict[str, list[int]] = {}
         for record in read_topic(kafka, tables_topic(source)):
-            value = json.loads(record.value or b"null")
-            known[(record.key or b"").decode()] = None if value is None else (value["oid"], value["member"])
-        return cls(source, known)
+            table, value = (record.key or b"").decode(), json.loads(record.value or b"null")
+            known[table] = (value["oid"], value["member"]) if value is not None and value["oid"] else None
+            former[table] = [] if value is None else value.get("former", [])
+        return cls(source, known, former)
 
     @property
     def unknown(self) -> bool:
@@ -66,6 +75,13 @@ class Members:
         """Whether a table is captured."""
         identity = self._known.get(table)
         return identity is not None and identity[0] == oid
+
+    def former(self, table: str, oid: int) -> bool:
+        """Whether it was captured with this OID until it left the publication, or another one took its name.
+
+        The stream may be behind that: the store decodes what was written before as it was then.
+        """
+        return oid in self._former.get(table, ()) and not self.knows(table, oid)
 
     def seed(self, published: Iterable[Published], places: dict[int, int]) -> None:
         """Take these tables as captured."""
@@ -92,6 +108,12 @@ class Members:
         return records
 
     def _write(self, table: str, identity: Identity | None) -> None:
-        self._known[table] = identity
-        value = None if identity is None else {"oid": identity[0], "member": identity[1]}
+        before = self._known.get(table)
+        former = [oid for oid in self._former.get(table, []) if identity is None or oid != identity[0]]
+        if before is not None and before[0] not in former and (identity is None or before[0] != identity[0]):
+            former = [*former, before[0]][-_FORMER:]
+        self._known[table], self._former[table] = identity, former
+        value: dict[str, Any] = {"oid": identity[0] if identity else 0, "member": identity[1] if identity else 0}
+        if former:
+            value["former"] = former
         self._records.append(Record(self._topic, table.encode(), json.dumps(value).encode(), [], 0))

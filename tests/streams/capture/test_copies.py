@@ -141,6 +141,39 @@ def test_what_joined_while_capture_was_down_is_copied_and_what_came_again_is_cle
     assert audit.rows == 1 + 600 + 3
 
 
+def test_what_was_written_before_a_table_left_is_captured_though_the_stream_comes_to_it_later(
+    make_shop: MakeShop,
+) -> None:
+    names = ("out", "gone", "again", "named")
+    shop = make_shop(
+        KNOWN, *(f"CREATE TABLE {name} (id int PRIMARY KEY, v text)" for name in names),
+        f"CREATE PUBLICATION instep FOR TABLE known, {', '.join(names)}",
+    )  # fmt: skip
+    with shop.capturing():
+        pass
+    shop.execute(
+        *(f"INSERT INTO {name} SELECT i, 'x' FROM generate_series(1, 50) i" for name in names),
+        "ALTER PUBLICATION instep DROP TABLE out",
+        "INSERT INTO out VALUES (100, 'not published')",
+        "DROP TABLE gone",
+        "DROP TABLE again",
+        "CREATE TABLE again (id int PRIMARY KEY, w text)",
+        "INSERT INTO again VALUES (7)",
+        "ALTER PUBLICATION instep ADD TABLE again",
+        "ALTER TABLE named RENAME TO renamed",
+    )
+    Killable(shop, "capture.before_entry=kill@2").dies()  # what it knows of the tables outlives it
+    with shop.capturing() as running:
+        await_copies(shop)
+        shop.await_captured(running)
+    for name in ("out", "gone", "named"):
+        keys = {e.after["id"] for _, e in shop.changes(f"public.{name}") if e and e.after}
+        assert keys == {str(i) for i in range(1, 51)}, name
+    ops = [e.op for _, e in shop.changes("public.again") if e]
+    assert ops.count(Op.TRUNCATE) and ops[-1] is Op.READ
+    assert copied(shop, "public.renamed") == 50
+
+
 def test_copies_outlive_kills(make_shop: MakeShop) -> None:
     shop = make_shop(KNOWN, LATE, "CREATE PUBLICATION instep FOR TABLE known", chunk_rows=25)
     with shop.capturing():
