@@ -70,21 +70,20 @@ class _Landed:
 
 
 class BlockingPublisher:
-    """Publishes batches in transactions under one transactional id, in the thread that calls. One call at a time.
+    """Publishes batches in transactions in the thread that calls. One call at a time.
 
     Args:
         kafka: the brokers.
-        transactional_id: names the only writer; whoever starts later fences the earlier one.
-        turns: how many producers take turns. Brokers refuse a transaction while they still spread the commit of the
-            last one under the same id, and librdkafka then waits 20 ms before it asks again; a second id has no such
-            wait. Each transaction still begins only when the one before it is committed, so their order is the same
-            (but the control record of one may stand behind the first records of the next).
+        transactional_ids: name the only writer; whoever starts later fences the earlier one. With several, their
+            producers take turns: brokers refuse a transaction while they still spread the commit of the last one under
+            the same id, and librdkafka then waits 20 ms before it asks again; a second id has no such wait. Each
+            transaction still begins only when the one before it is committed, so their order is the same (but the
+            control record of one may stand behind the first records of the next).
     """
 
-    def __init__(self, kafka: KafkaSettings, transactional_id: str, turns: int = 1) -> None:
-        self._kafka, self._id = kafka, transactional_id
-        self._ids = [transactional_id, *(f"{transactional_id}-{number}" for number in range(2, turns + 1))]
-        self._connectivity = Connectivity(kafka, transactional_id)
+    def __init__(self, kafka: KafkaSettings, *transactional_ids: str) -> None:
+        self._kafka, self._ids, self._id = kafka, transactional_ids, transactional_ids[0]
+        self._connectivity = Connectivity(kafka, self._id)
         self._producers: list[ck.Producer] = []
         self._turn = 0
         self._closing = self._broken = False

@@ -38,8 +38,13 @@ _MARGIN: Final = 64 << 10
 
 JOURNAL_KEY: Final = b"batch"
 
-_TURNS: Final = 2
-"""One transactional id commits while the other begins: see `BlockingPublisher`."""
+
+def writers(source: str) -> tuple[str, str]:
+    """A source's transactional ids: one commits while the other begins, see `BlockingPublisher`.
+
+    No name of another source makes one of them.
+    """
+    return f"instep-capture-{source}", f"instep-capture2-{source}"
 
 
 def largest_value(kafka: KafkaSettings) -> int:
@@ -131,7 +136,7 @@ class BatchPublisher:
 
     def __init__(self, kafka: KafkaSettings, source: str) -> None:
         self._source = source
-        self._publisher = BlockingPublisher(_roomy(kafka), f"instep-capture-{source}", _TURNS)
+        self._publisher = BlockingPublisher(_roomy(kafka), *writers(source))
         self._origin = Origin(source, 1, "", 0)
         self._entry_schema_id = 0
         self._number = 0

@@ -18,6 +18,7 @@ from instep_schemas.records import decode, unframe
 from instep_schemas.wire import WireOptions
 from instep_streams.capture.batch import Batch, Origin, captured_lsn, dropped_prefix
 from instep_streams.capture.deadletters import DeadLetters
+from instep_streams.capture.kafka import writers
 from instep_streams.capture.tables import CapturedTable
 from instep_streams.capture.task import Parts
 from instep_streams.capture.transactions import Transactions
@@ -211,3 +212,8 @@ def test_a_record_too_large_for_kafka_waits_in_the_dead_letters_and_its_neighbou
     letter = decode("dead_letter", unframe(batch.records[0].value or b"")[1])
     assert (letter["code"], letter["key"], letter["document"]) == ("TOO_LARGE", ["1"], None)
     assert batch.counts == {"public.t": [0, 1, 0, 0, 0, 1]}
+
+
+def test_no_two_sources_share_a_transactional_id() -> None:
+    names = ("shop", "shop-2", "2-shop", "shop-2-2")
+    assert len({each for name in names for each in writers(name)}) == 2 * len(names)
