@@ -17,7 +17,8 @@ from instep.change import Op, Position
 from instep.flowfile import Flow
 from instep.journal import JournalEntry
 from instep_ops.embedded import Postgres
-from instep_streams.flows.engine import Batch, Engine, Entry
+from instep_streams.flows.batch import Batch
+from instep_streams.flows.engine import Engine, Entry
 from instep_streams.flows.replica import RowChange
 from instep_streams.flows.session import open_state
 

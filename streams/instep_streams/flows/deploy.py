@@ -88,27 +88,27 @@ def _register(
     version = version_of(plan, columns)
     keys = keys_of(plan, columns)
     row = conn.execute(
-        "SELECT id, version, keys = %s::jsonb AND source = %s, state FROM instep.flows WHERE name = %s",
+        "SELECT id, version, keys = %s::jsonb AND source = %s, state, adopted FROM instep.flows WHERE name = %s",
         (keys, source, plan.flow.name),
     ).fetchone()
     if row is None:
         (number,) = conn.execute(
-            "INSERT INTO instep.flows (source, name, version, keys, whole, state) VALUES (%s, %s, %s, %s, true, 'live')"
-            " RETURNING id",
+            "INSERT INTO instep.flows (source, name, version, keys, whole, state, adopted)"
+            " VALUES (%s, %s, %s, %s, true, 'live', false) RETURNING id",
             (source, plan.flow.name, version, keys),
         ).fetchone() or (0,)
         evaluation = Evaluation(conn, plan, columns, number)
         evaluation.create()
         return evaluation, True
-    number, held, same, state = row
+    number, held, same, state, adopted = row
     if not same:
         raise refuse("KEY_CHANGED", f"Flow {plan.flow.name}")
     if held != version or state != "live":
         conn.execute(
-            "UPDATE instep.flows SET version = %s, whole = true, state = 'live', fault = '' WHERE id = %s",
+            "UPDATE instep.flows SET version = %s, whole = true, state = 'live', fault = '', parts = '' WHERE id = %s",
             (version, number),
         )
-    return Evaluation(conn, plan, columns, number), False
+    return Evaluation(conn, plan, columns, number), not adopted
 
 
 def _index(conn: Connection[Any], tables: Tables, plan: Plan) -> None:

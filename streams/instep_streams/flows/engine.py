@@ -10,7 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from psycopg import Connection
@@ -22,6 +22,7 @@ from instep.journal import JournalEntry
 from instep.protocols import Key
 from instep_schemas.documents import DocumentColumn
 from instep_streams.flows import progress
+from instep_streams.flows.batch import Batch
 from instep_streams.flows.catalog import Table, query
 from instep_streams.flows.compile import Plan
 from instep_streams.flows.deploy import deploy, version_of
@@ -30,7 +31,7 @@ from instep_streams.flows.images import Anchor
 from instep_streams.flows.layout import Share
 from instep_streams.flows.pace import SLICE, Pace
 from instep_streams.flows.parts import Parts, switch_off, use, wanted_by
-from instep_streams.flows.progress import Progress
+from instep_streams.flows.progress import NOT_ADOPTED, Progress
 from instep_streams.flows.replica import Replica, RowChange
 from instep_streams.flows.tables import Tables
 from instep_streams.flows.versions import set_up
@@ -47,21 +48,6 @@ Entry = tuple[JournalEntry, Sequence[RowChange]]
 """A journal entry and its changes, in source order."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What one step gives to be published, in one Kafka transaction.
-
-    Attributes:
-        progress: after the step; `progress.batch` is the marker.
-        documents: every document and tombstone of the step.
-        seed: the documents stem from a first or changed evaluation, not from a change.
-    """
-
-    progress: Progress
-    documents: list[Emitted]
-    seed: bool = False
 
 
 class Engine:
@@ -134,6 +120,9 @@ class Engine:
             each.share = self._share
         self.parts = {name: parts for name, parts in done.parts.items() if parts is not None}
         self._use_parts()
+        for name in self._flows:
+            if self.fault(name):  # of an earlier session: it may have healed
+                self._retry_at.setdefault(name, 0.0)
         self._live = True
         self.tables.forget_gone(self.progress.entry - _KEEP_GONE)
         if self._whole and self.progress.settled:
@@ -147,17 +136,25 @@ class Engine:
         wanted = wanted_by({name: each.plan for name, each in self._flows.items()}, self.parts)
         self._replica.want({table: each for table, each in wanted.items() if table in self.tables})
 
+    def look_at_all(self) -> None:
+        """Compare every flow as a whole when it is deployed next: rows were applied that nobody noted as dirty."""
+        self._conn.execute("UPDATE instep.flows SET whole = true, parts = '' WHERE source = %s", (self._source,))
+
     def adopt(self, flow: str, keys: Iterable[tuple[Key, str]]) -> None:
         """Take keys and digests that the flow's topic holds as what was emitted; the flow is compared as a whole."""
         with self._conn.transaction():
             self._flows[flow].adopt(keys)
-            self._conn.execute("UPDATE instep.flows SET whole = true WHERE name = %s", (flow,))
+            self._conn.execute("UPDATE instep.flows SET whole = true, adopted = true WHERE name = %s", (flow,))
         self._whole.add(flow)
+        if self.progress.settled:
+            self._move(replace(self.progress, settled=0))
 
     def start_above(self, batch: int) -> None:
         """Number batches above one that was published before this state database existed, or from a newer copy."""
         if batch > self.progress.batch:
-            self._move(replace(self.progress, batch=batch))
+            with self._conn.transaction():
+                self._move(replace(self.progress, batch=batch))
+                progress.adopted(self._conn, self._source, NOT_ADOPTED)  # until it is, also by a later start
 
     # -- steps ------------------------------------------------------------------------------------------------------
 
@@ -382,7 +379,11 @@ class Engine:
 
     def unsent(self, marker: int) -> Batch:
         """What was committed but not published: everything after the batch of the last marker."""
-        documents = [each for evaluation in self._flows.values() for each in evaluation.unsent(marker)]
+        documents = []
+        for flow, evaluation in self._flows.items():
+            documents += evaluation.unsent(marker)
+            if evaluation.fault is not None:
+                self._note_fault(flow, evaluation)
         return self._made(sorted(documents, key=lambda each: each.batch))
 
     def sent(self, batch: int) -> None:

@@ -23,8 +23,11 @@ from instep_streams.flows.statements import anchors_sql, key_texts, lookup_sql, 
 _STORAGE: Final = "WITH (fillfactor = 75, autovacuum_vacuum_scale_factor = 0.1)"
 
 
-EVALUATION_ERRORS: Final = (FlowError, psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError)
-"""The SELECT's own faults on some data: division by zero, a text that is no number, a key that is not unique."""
+EVALUATION_ERRORS: Final = (
+    FlowError, psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError,
+    psycopg.errors.ProgramLimitExceeded,
+)  # fmt: skip
+"""The SELECT's own faults on some data: division by zero, a text that is no number, a key not unique or too long."""
 
 
 class FlowFault(Exception):
@@ -243,7 +246,11 @@ SELECT {key_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
         return self._isolating(anchors[:half], batch) + self._isolating(anchors[half:], batch)
 
     def unsent(self, marker: int) -> list[Emitted]:
-        """What was committed after the batch of the last marker, from the state as it is now."""
+        """What was committed after the batch of the last marker, from the state as it is now.
+
+        A key that cannot be evaluated now is put aside; it comes out as soon as it can.
+        """
+        self.fault = None
         keys = self.plan.flow.key
         sql = f'SELECT {key_texts(keys, "o")}, "*h", "*batch" FROM {self._out} o WHERE "*batch" > {GIVEN}'
         rows = self._conn.execute(query(sql), (marker,)).fetchall()
@@ -253,9 +260,31 @@ SELECT {key_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
         gone = [Emitted(self.plan.flow.name, tuple(row[:-2]), None, "", row[-1]) for row in rows if row[-2] is None]
         at = [keys.index(name) for name in self.plan.anchor]
         anchors = {tuple(row[i] for i in at) for row in rows if row[-2] is not None}
-        found = self._documents(sorted(anchors)) if anchors else []
+        found = self._documents_that_can_be(sorted(anchors)) if anchors else []
         live = [self._emitted((*row, False), batches[tuple(row[:-2])]) for row in found if tuple(row[:-2]) in batches]
         return gone + live
+
+    def _documents_that_can_be(self, anchors: Sequence[Anchor]) -> list[tuple[Any, ...]]:
+        try:
+            with self._conn.transaction():
+                return self._documents(anchors)
+        except EVALUATION_ERRORS as exc:
+            if len(anchors) == 1:
+                self._put_aside(anchors[0], exc)
+                return []
+        half = len(anchors) // 2
+        return self._documents_that_can_be(anchors[:half]) + self._documents_that_can_be(anchors[half:])
+
+    def _put_aside(self, anchor: Anchor, fault: Exception) -> None:
+        """What it was last was never sent: with a digest that no document has, the next one is news whatever it is."""
+        names = self.plan.anchor
+        match = " AND ".join(f"{quote(name)} = {GIVEN}::{self._types[name]}" for name in names)
+        with self._conn.transaction():
+            self._dirty.add([anchor], failed=True)
+            self._conn.execute(
+                query(f'UPDATE {self._out} SET "*h" = 0 WHERE "*h" IS NOT NULL AND {match}'), list(anchor)
+            )
+        self.fault = fault
 
     def _documents(self, anchors: Sequence[Anchor]) -> list[tuple[Any, ...]]:
         values = [list(column) for column in zip(*anchors, strict=True)]

@@ -24,7 +24,7 @@ from instep_schemas.documents import (
     value_schema,
 )  # fmt: skip
 from instep_schemas.records import frame, unframe
-from instep_streams.flows.engine import Batch
+from instep_streams.flows.batch import Batch
 from instep_streams.flows.layout import Share
 
 BATCH_HEADER: Final = "instep.batch"

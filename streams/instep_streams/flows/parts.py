@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-import psycopg
 from psycopg import Connection
 
 from instep.errors import FlowError
@@ -210,7 +209,7 @@ def keep(conn: Connection[Any], tables: Tables, flow: Evaluation) -> Parts | Non
             if check(conn, found.plan) != columns:
                 raise FlowError("SHAPE", "the output is another")
             _note(conn, number, version)
-    except (*EVALUATION_ERRORS, psycopg.errors.ProgramLimitExceeded) as exc:
+    except EVALUATION_ERRORS as exc:
         log.info("flow %s is evaluated without intermediate results: %s", plan.flow.name, exc)
         switch_off(conn, number, version)
         return None

@@ -13,6 +13,8 @@ from instep.change import Position
 from instep.errors import StateError
 
 _NOWHERE: Final = Position(0, 0, 0)
+NOT_ADOPTED: Final = -1
+"""Stands for the generation while the flows' topics are still to be read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ ALTER TABLE instep.progress ADD COLUMN generation bigint NOT NULL DEFAULT 0;
 CREATE TABLE instep.layouts (source text, generation bigint, workers int NOT NULL, PRIMARY KEY (source, generation));
 """,
     "ALTER TABLE instep.flows ADD COLUMN definition jsonb",
+    "ALTER TABLE instep.flows ADD COLUMN adopted boolean NOT NULL DEFAULT true",
 )
 """The step to version 1 is also taken by a database from before versions were kept: it stands there already."""
 

@@ -16,7 +16,8 @@ from instep_connectors.kafka import OutRecord, Record
 from instep_schemas.client import RegistryClient
 from instep_streams.flows import progress
 from instep_streams.flows.ahead import Ahead
-from instep_streams.flows.engine import Batch, Engine, Entry
+from instep_streams.flows.batch import Batch
+from instep_streams.flows.engine import Engine, Entry
 from instep_streams.flows.feed import JournalFeed, TopicFeed
 from instep_streams.flows.inbox import Inbox, Read
 from instep_streams.flows.layout import Share, ensure_database
@@ -62,12 +63,14 @@ class Worker:
         self._outbox = Outbox(settings.kafka, self._registry, source, share)
         self._feed: TopicFeed | JournalFeed | None = None
         self._tell = self._adopt_all = False
+        self._marker: int | None = None
         self._deployed = False
         self._conn: Connection[Any] | None = None
         try:
             self._conn = open_state(ensure_database(settings, source, share))
             _lock(self._conn, source)
             self._engine = Engine(self._conn, source, share)
+            self._require_same_feed(own.journal)
             self._outbox.set_up()
             self._engine.ensure_tables(self._inbox.tables())
             if not own.journal:
@@ -77,6 +80,16 @@ class Worker:
         except BaseException:
             self.close()
             raise
+
+    def _require_same_feed(self, journal: bool) -> None:
+        """Entries made of topics and those of a journal are counted alike: a state knows one kind only."""
+        found = self._engine.progress
+        if found.entry and bool(found.offsets) == journal:
+            raise StateError(
+                f"The state of source {self._source} was filled {'without' if journal else 'from'} a journal, and its"
+                f" setting is journal = {str(journal).lower()} now.",
+                "Put the setting back, or drop the state database: it is filled again from the topics.",
+            )
 
     @property
     def _engine_conn(self) -> Connection[Any]:
@@ -116,16 +129,20 @@ class Worker:
     def start(self, marker: Marker) -> Iterator[Outgoing]:
         """Deploy the flows, if whole transactions are applied, and give what a crash left unsent.
 
+        In the middle of a transaction both come behind its end; until then no flow notes the keys that it makes dirty,
+        so all are looked at then.
+
         Raises:
             FlowError: a flow is refused.
         """
         self._adopt_all = self._moved or marker.batch > self._engine.progress.batch
         self._engine.start_above(marker.batch)
-        self._deploy()
-        if self._deployed:
-            yield from self._outgoing(self._engine.unsent(marker.batch))
+        self._marker = marker.batch
+        if self._engine.progress.more:
+            self._engine.look_at_all()
+        yield from self._deploy()
 
-    def _deploy(self) -> None:
+    def _deploy(self) -> Iterator[Outgoing]:
         if self._engine.progress.more or self._engine.progress.entry == 0:
             return
         # a table without rows has no records to be known by, and capture may have registered it after our start
@@ -147,6 +164,9 @@ class Worker:
             "ready: source %s, flows %s on %d tables, from journal entry %d", self._source, ", ".join(flows) or "none",
             len(self._engine.tables), self._engine.progress.entry,
         )  # fmt: skip
+        if self._marker is not None:
+            marker, self._marker = self._marker, None
+            yield from self._outgoing(self._engine.unsent(marker))
 
     def _deployed_now(self, flows: Mapping[str, Flow]) -> set[str]:
         own = self._settings.sources[self._source]
@@ -188,25 +208,25 @@ class Worker:
             if todo and (read.tables or count + read.entry.changes > STEP_CHANGES):
                 yield from self._apply(todo, journal)
                 todo, count = [], 0
-            self._follow(read)
+            yield from self._follow(read)
             todo.append(read)
             count, journal = count + read.entry.changes, record.offset + 1
         if todo:
             yield from self._apply(todo, journal)
 
-    def _follow(self, read: Read) -> None:
+    def _follow(self, read: Read) -> Iterator[Outgoing]:
         """Let the replica follow newer table definitions; flows on them are deployed again."""
         changed = self._engine.ensure_tables(read.tables) if read.tables else set()
         used = {table for plan in self._engine.plans.values() for table in plan.tables}
         if self._deployed and changed & used:
             self._deployed = False
-            self._deploy()
+            yield from self._deploy()
 
     def _apply(self, reads: Sequence[Read], journal: int) -> Iterator[Outgoing]:
         entries: list[Entry] = [(read.entry, read.changes) for read in reads]
         yield from self._outgoing(self._engine.process(entries, journal))
         if not self._deployed:
-            self._deploy()
+            yield from self._deploy()
 
     def poll(self, wait: float) -> Iterator[Outgoing]:
         """Work on what came where the consumer group does not bring it; waits so many seconds for a first record."""
@@ -216,10 +236,10 @@ class Worker:
         fed = self._feed.poll(self._engine.progress, wait) if self._feed is not None else None
         if fed is None:
             return
-        self._follow(fed.read)
+        yield from self._follow(fed.read)
         yield from self._outgoing(self._engine.process([(fed.read.entry, fed.read.changes)], 0, fed.offsets))
         if not self._deployed:
-            self._deploy()
+            yield from self._deploy()
 
     def slice(self) -> Iterator[Outgoing]:
         """One slice of what was put off."""

@@ -14,8 +14,10 @@ from instep.change import ABSENT, Op, Position, Row, Value
 from instep.errors import FlowError, StateError
 from instep.flowfile import Flow
 from instep.journal import JournalEntry
+from instep_streams.flows import progress
+from instep_streams.flows.batch import Batch
 from instep_streams.flows.catalog import Column, Table
-from instep_streams.flows.engine import Batch, Engine
+from instep_streams.flows.engine import Engine
 from instep_streams.flows.locality import AGGREGATES
 from instep_streams.flows.replica import RowChange
 from instep_streams.flows.session import open_state
@@ -224,3 +226,62 @@ def test_many_dirty_keys_are_evaluated_in_slices(dsn: str) -> None:
         first = made.slice(1000)
         assert len(first.documents) == 1000 and made.progress.settled == 1
         assert len(drain(made)) == 1500 and made.progress.settled == 3
+
+
+PARTED = (
+    "SELECT i.id, d.n FROM items i JOIN (SELECT a.name, count(*) AS n FROM items a JOIN items b ON b.id = a.id"
+    " GROUP BY a.name) d ON d.name = i.name"
+)
+
+
+@pytest.mark.parametrize("meanwhile", [{}, {"f": flow("SELECT id, 0::int8 AS n FROM items")}])
+def test_an_intermediate_result_that_nobody_kept_up_is_made_anew(meanwhile: dict[str, Flow], dsn: str) -> None:
+    with engine(dsn) as made:
+        made.process([(entry(1), [row(1, name="a")])])
+        made.deploy({"f": flow(PARTED)})
+        assert made.parts
+        drain(made)
+        made.deploy(meanwhile)
+        made.process([(entry(2), [row(2, name="a"), row(3, name="a")])])
+        drain(made)
+        made.deploy({"f": flow(PARTED)})
+        drain(made)
+        made.process([(entry(3), [row(1, Op.UPDATE, name="a", body="touched"), row(4, name="a")])])
+        drain(made)
+        assert {str(each.document) for each in made.unsent(0).documents} == {
+            f'{{"id":{n},"n":4}}' for n in (1, 2, 3, 4)
+        }
+
+
+def test_an_unsent_document_that_cannot_be_made_any_more_holds_up_no_other(dsn: str) -> None:
+    with engine(dsn) as made:
+        made.process([(entry(1), [row(1, name="1"), row(2, name="2")])])
+        made.deploy({"f": flow("SELECT id, 10 / name::int AS share FROM items")})
+        drain(made)
+        sent = made.progress.batch
+        made.process([(entry(2), [row(1, Op.UPDATE, name="5"), row(2, Op.UPDATE, name="10")])])
+        made.process([(entry(3), [row(1, Op.UPDATE, name="0")])])
+        drain(made)
+    with engine(dsn) as made:
+        made.deploy({"f": flow("SELECT id, 10 / name::int AS share FROM items")})
+        assert keys(made.unsent(sent)) == [("2",)]
+        assert "division by zero" in made.fault("f")
+        made.process([(entry(4), [row(1, Op.UPDATE, name="5")])])  # the very document that was never sent
+        found = [each for each in made.unsent(sent).documents if each.key == ("1",)]
+        assert [str(each.document) for each in found] == ['{"id":1,"share":2}']
+        drain(made)
+        assert made.fault("f") == ""
+
+
+def test_what_the_topic_holds_is_asked_for_until_it_was_taken(dsn: str) -> None:
+    with engine(dsn) as made:
+        made.process([(entry(1), [row(1)])])
+        assert made.deploy({"f": flow()}) == {"f"}
+    with engine(dsn) as made:
+        assert made.deploy({"f": flow()}) == {"f"}
+        made.adopt("f", [])
+    with engine(dsn) as made:
+        assert made.deploy({"f": flow()}) == set()
+        assert progress.generation(made._conn, "shop") == 0
+        made.start_above(made.progress.batch + 1)
+        assert progress.generation(made._conn, "shop") == progress.NOT_ADOPTED

@@ -13,7 +13,8 @@ from tests.streams.flows.difftest.store import Entry, Store
 
 from instep import failpoints
 from instep.flowfile import Flow
-from instep_streams.flows.engine import Batch, Engine
+from instep_streams.flows.batch import Batch
+from instep_streams.flows.engine import Engine
 from instep_streams.flows.engine import Entry as Todo
 from instep_streams.flows.session import open_state
 

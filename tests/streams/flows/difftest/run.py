@@ -15,9 +15,10 @@ from tests.streams.flows.difftest.store import Document, Documents, Entry, Store
 from instep import failpoints
 from instep.errors import FlowError
 from instep.flowfile import Flow, parse
+from instep_streams.flows.batch import Batch
 from instep_streams.flows.catalog import GIVEN, quote
 from instep_streams.flows.compile import Plan, compile_flow
-from instep_streams.flows.engine import Batch, Engine
+from instep_streams.flows.engine import Engine
 from instep_streams.flows.session import open_state
 from instep_streams.flows.statements import select_sql
 
