@@ -4,7 +4,7 @@ What the slot would have brought is gone, but not what it led to: the tables hol
 its own snapshot every table is compared with what its topic's readers hold. A key that only they hold is a missed
 delete; a row that they hold otherwise, or not at all, a missed update or insert. Deletes are written as deletes, the
 others as reads, equal rows not at all; then the stream goes on behind the snapshot. What happened in between to one row
-is summed up in its last state, and the journal says so.
+is summed up in its last state, and the journal says so. So is what still waits of a table that was stopped.
 
 All entries but the last say `more`, so that no reader shows a state in between. A recovery that was cut off is done
 again.
@@ -23,7 +23,8 @@ from instep.change import Op, Position, format_lsn
 from instep.errors import ConfigError, SourceError
 from instep.journal import JournalEntry
 from instep.relation import Relation
-from instep_connectors.kafka import read_topic, topics
+from instep.topics import held_topic
+from instep_connectors.kafka import end_offsets, read_topic, topics
 from instep_connectors.postgres import slot as slots
 from instep_connectors.postgres.publication import Published, check_readable
 from instep_connectors.postgres.replication import Identity, NewSlot, ReplicationConnection
@@ -41,6 +42,7 @@ from instep_streams.capture.session import Session
 from instep_streams.capture.streaming import MAX_BATCH_BYTES
 from instep_streams.capture.tables import CapturedTable
 from instep_streams.capture.task import Parts, Task
+from instep_streams.capture.withheld import released, waiting
 
 log = logging.getLogger(__name__)
 
@@ -201,9 +203,20 @@ class Mending:
                 self._mend(snapshot, table, relations[table.oid], schemas)
         finally:
             snapshot.close()
+        self._supersede({table.table for table in published})
         self._hand(more=False)
         self._settle()
         return self._result
+
+    def _supersede(self, mended: set[str]) -> None:
+        """What waits of a table that was stopped is older than what its topic has now: it is not to come behind it."""
+        kafka, source = self._task.settings.kafka, self._task.source
+        at = (held_topic(source), 0)
+        for table, waits in waiting(kafka, source).items():
+            if table in mended:
+                end = end_offsets(kafka, [at], committed_only=False)[at]
+                self._batch.records.append(released(source, table, end))
+                log.info("recovery: %s: what it led to stands in for %d changes that waited", table, waits.changes)
 
     def _mend(self, snapshot: Snapshot, published: Published, relation: Relation, schemas: Schemas) -> None:
         table = self._parts.tables.captured(relation)

@@ -8,7 +8,6 @@ once.
 
 from __future__ import annotations
 
-import json
 import logging
 import select
 import time
@@ -21,13 +20,13 @@ from instep.topics import held_topic
 from instep_connectors.postgres.recording import relation_of
 from instep_schemas.envelope import SourceBlock, time_stamp
 from instep_schemas.wire import Unencodable
-from instep_streams.capture.batch import CREATE, DELETE, REJECTED, UPDATE, Batch, Record
+from instep_streams.capture.batch import CREATE, DELETE, REJECTED, UPDATE, Batch
 from instep_streams.capture.framing import add_truncate, framed
 from instep_streams.capture.meters import HELD
 from instep_streams.capture.streaming import MAX_BATCH_BYTES
 from instep_streams.capture.tables import CapturedTable, Incompatible, Tables
 from instep_streams.capture.task import Parts, Task
-from instep_streams.capture.withheld import StoppedEncoder, Waiting, held, raw_row, waiting
+from instep_streams.capture.withheld import StoppedEncoder, Waiting, held, raw_row, released, waiting
 
 log = logging.getLogger(__name__)
 
@@ -169,8 +168,7 @@ class _Release:
 
     def _hand(self, name: str, end: int) -> None:
         batch, self._batch = self._batch, Batch()
-        marker = json.dumps({"released": end}).encode()
-        batch.records.append(Record(held_topic(self._task.source), name.encode(), marker, [], 0))
+        batch.records.append(released(self._task.source, name, end))
         last = self._last
         batch.pass_by(last.last, last.last_commit_us)
         batch.more, batch.snapshot, batch.snapshot_state = last.more, last.snapshot, last.snapshot_state

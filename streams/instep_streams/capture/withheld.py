@@ -106,6 +106,11 @@ def held_record(
     return Record(held_topic(source), table.name.encode(), value, [], 0)
 
 
+def released(source: str, table: str, end: int) -> Record:
+    """The record that says that of a table nothing before `end` waits any more."""
+    return Record(held_topic(source), table.encode(), json.dumps({"released": end}).encode(), [], 0)
+
+
 def _texts(row: RawRow | None) -> list[str | bool | None] | None:
     """Cells as text; `false` is an unchanged TOAST value."""
     if row is None:
@@ -157,19 +162,19 @@ def waiting(kafka: KafkaSettings, source: str, *, settled: bool = True) -> dict[
         ConnectionError, TimeoutError: no broker answers.
         KafkaFault: refused.
     """
-    released: dict[str, int] = {}
+    gone: dict[str, int] = {}
     changes: list[tuple[str, int, str, Relation]] = []
     last: dict[str, Relation] = {}
     for table, offset, document in held(kafka, source, settled=settled):
         if "released" in document:  # it stands behind changes that it leaves waiting
-            released[table] = document["released"]
+            gone[table] = document["released"]
             continue
         if document["relation"] is not None:
             last[table] = relation_of(document["relation"])
         changes.append((table, offset, document["reason"], last[table]))
     found: dict[str, Waiting] = {}
     for table, offset, reason, relation in changes:
-        if offset < released.get(table, 0):
+        if offset < gone.get(table, 0):
             continue
         each = found.setdefault(table, Waiting(first=offset))
         each.changes += 1

@@ -9,6 +9,7 @@ import pytest
 from tests.fixtures.postgres import PostgresForTests
 from tests.streams.capture.conftest import MakeShop
 from tests.streams.capture.harness import Shop
+from tests.streams.capture.test_stopped import allow
 
 from instep.change import Op
 from instep.errors import ConfigError, SourceError
@@ -18,6 +19,7 @@ from instep_streams.capture.gap import gaps
 from instep_streams.capture.recovery import Recovered, recover
 from instep_streams.capture.report import report
 from instep_streams.capture.task import Task
+from instep_streams.capture.withheld import waiting
 
 TABLES = (
     "CREATE TABLE t (id int PRIMARY KEY, a text, big text)",
@@ -108,6 +110,28 @@ def test_a_key_that_was_changed_meanwhile_begins_the_table_anew(make_shop: MakeS
     found = mended(shop)
     assert found.tables["public.t"] == {"equal": 0, "reads": 181, "deletes": 0, "rejected": 0}
     assert_whole(shop)
+
+
+def test_what_waited_of_a_stopped_table_does_not_come_behind_what_the_recovery_wrote(make_shop: MakeShop) -> None:
+    shop = make_shop("CREATE TABLE t (id int PRIMARY KEY, a text)")
+    with shop.capturing() as running:
+        shop.execute("INSERT INTO t VALUES (1, 'one'), (2, 'two')")
+        shop.await_captured(running)
+    shop.execute("ALTER TABLE t ALTER a TYPE bigint USING 3", "UPDATE t SET a = 5", "DELETE FROM t WHERE id = 2")
+    with shop.capturing():
+        pass
+    assert waiting(shop.settings.kafka, shop.name)["public.t"].changes == 3
+    shop.drop_slot()
+    shop.execute("UPDATE t SET a = 9", "INSERT INTO t VALUES (2, 7)")
+    allow(shop)
+    assert mended(shop).tables["public.t"]["reads"] == 2
+    assert not waiting(shop.settings.kafka, shop.name)
+    with shop.capturing() as running:
+        shop.await_captured(running)
+        audit = shop.audit()
+    assert audit.ok, audit.problems
+    read = sorted((e.after["id"], e.after["a"]) for _, e in shop.changes("public.t") if e and e.after)
+    assert read == [("1", "9"), ("1", "one"), ("2", "7"), ("2", "two")]
 
 
 def test_a_slot_that_is_another_s_is_never_dropped(make_shop: MakeShop) -> None:
