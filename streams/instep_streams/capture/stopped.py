@@ -14,6 +14,7 @@ import time
 from typing import Any, Final
 
 from instep.change import Op, Position
+from instep.errors import KafkaFault
 from instep.journal import JournalEntry
 from instep.relation import Relation
 from instep.topics import held_topic
@@ -26,7 +27,7 @@ from instep_streams.capture.meters import HELD
 from instep_streams.capture.streaming import MAX_BATCH_BYTES
 from instep_streams.capture.tables import CapturedTable, Incompatible, Tables
 from instep_streams.capture.task import Parts, Task
-from instep_streams.capture.withheld import StoppedEncoder, Waiting, held, raw_row, released, waiting
+from instep_streams.capture.withheld import StoppedEncoder, Waiting, forget, held, raw_row, released, waiting
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,16 @@ class StoppedTables:
             if self._may_go_on(table):
                 last = _Release(self._task, self._parts, last).run(table, self._waiting.pop(table))
             self._show(table)
+        if not self._waiting:
+            self._forget()
         return last
+
+    def _forget(self) -> None:
+        """What was released is read at each start for nothing."""
+        try:
+            forget(self._kafka, self._task.source)
+        except (KafkaFault, ConnectionError, TimeoutError) as exc:
+            log.warning("the released changes in %s are not deleted: %s", self._topic, exc)
 
     def stop(self, relation: Relation, fault: Incompatible | None = None) -> CapturedTable:
         """The table, stopped: by a new fault, or since changes of it wait already."""

@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from instep.change import ABSENT, Op, Position
 from instep.relation import Relation
 from instep.settings import KafkaSettings
 from instep.topics import held_topic
-from instep_connectors.kafka import RangeReader, end_offsets, partitions, read_topic, start_offsets
+from instep_connectors.kafka import (
+    RangeGone,
+    RangeReader,
+    delete_records,
+    end_offsets,
+    partitions,
+    read_topic,
+    start_offsets,
+)
 from instep_connectors.kafka import Record as KafkaRecord
 from instep_connectors.postgres.pgoutput import RawRow
 from instep_connectors.postgres.recording import relation_of
@@ -21,6 +29,8 @@ from instep_schemas.envelope import SourceBlock
 from instep_schemas.wire import Unencodable, WireOptions
 from instep_streams.capture.batch import Record
 from instep_streams.capture.tables import CapturedTable
+
+_RELEASED: Final = b'{"released":'
 
 
 class Withheld(Unencodable):
@@ -162,36 +172,62 @@ def waiting(kafka: KafkaSettings, source: str, *, settled: bool = True) -> dict[
         ConnectionError, TimeoutError: no broker answers.
         KafkaFault: refused.
     """
+    try:
+        return _waiting(kafka, source, settled)
+    except RangeGone:  # a capture began meanwhile, and deleted what was released
+        return _waiting(kafka, source, settled)
+
+
+def _waiting(kafka: KafkaSettings, source: str, settled: bool) -> dict[str, Waiting]:
     gone: dict[str, int] = {}
-    changes: list[tuple[str, int, str, Relation]] = []
+    newest: dict[str, int] = {}
+    for table, offset, value in _values(kafka, source, settled):
+        if value.startswith(_RELEASED):  # it stands behind changes that it leaves waiting
+            gone[table] = json.loads(value)["released"]
+        else:
+            newest[table] = offset
+    found: dict[str, Waiting] = {}
+    if all(offset < gone.get(table, 0) for table, offset in newest.items()):
+        return found
     last: dict[str, Relation] = {}
     for table, offset, document in held(kafka, source, settled=settled):
-        if "released" in document:  # it stands behind changes that it leaves waiting
-            gone[table] = document["released"]
+        if "released" in document:
             continue
         if document["relation"] is not None:
             last[table] = relation_of(document["relation"])
-        changes.append((table, offset, document["reason"], last[table]))
-    found: dict[str, Waiting] = {}
-    for table, offset, reason, relation in changes:
         if offset < gone.get(table, 0):
             continue
         each = found.setdefault(table, Waiting(first=offset))
         each.changes += 1
-        each.reason = reason
-        if relation not in each.relations:
-            each.relations.append(relation)
+        each.reason = document["reason"]
+        if last[table] not in each.relations:
+            each.relations.append(last[table])
     return found
+
+
+def forget(kafka: KafkaSettings, source: str) -> None:
+    """Delete all records, when nothing waits any more; only for who captures the source. Errors as of `waiting`."""
+    at = (held_topic(source), 0)
+    if not partitions(kafka, at[0]):
+        return
+    end = end_offsets(kafka, [at])[at]
+    if start_offsets(kafka, [at])[at] < end:
+        delete_records(kafka, {at: end})
 
 
 def held(kafka: KafkaSettings, source: str, *, settled: bool = True) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Every record: its table, its offset, its document; arguments and errors as of `waiting`."""
+    for table, offset, value in _values(kafka, source, settled):
+        yield table, offset, json.loads(value)
+
+
+def _values(kafka: KafkaSettings, source: str, settled: bool) -> Iterator[tuple[str, int, bytes]]:
     topic = held_topic(source)
     if not partitions(kafka, topic):
         return
     for record in read_topic(kafka, topic) if settled else _committed(kafka, topic):
         if record.key is not None and record.value is not None:
-            yield record.key.decode(), record.offset, json.loads(record.value)
+            yield record.key.decode(), record.offset, record.value
 
 
 def _committed(kafka: KafkaSettings, topic: str) -> Iterator[KafkaRecord]:

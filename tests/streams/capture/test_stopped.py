@@ -9,6 +9,8 @@ from tests.streams.capture.harness import Killable, Shop, until
 
 from instep.change import Op
 from instep.telemetry import METRICS
+from instep.topics import held_topic
+from instep_connectors.kafka import start_offsets
 from instep_streams.capture.report import report
 from instep_streams.capture.withheld import waiting
 
@@ -97,6 +99,23 @@ def test_a_kill_while_it_goes_on_doubles_and_loses_nothing(make_shop: MakeShop) 
     Killable(shop, "capture.before_entry=kill@3").dies()
     assert 0 < waiting(shop.settings.kafka, shop.name, settled=False)["public.t"].changes < 8
     Killable(shop, "capture.before_entry=kill@1").dies()
+    with shop.capturing():
+        audit = shop.audit()
+    assert audit.ok, audit.problems
+    assert not waiting(shop.settings.kafka, shop.name)
+    at = (held_topic(shop.name), 0)
+    assert start_offsets(shop.settings.kafka, [at])[at] >= 8, "what was released is deleted"
+    stop_again(shop)
+
+
+def stop_again(shop: Shop) -> None:
+    """The offsets go on behind what was deleted."""
+    url = f"{shop.settings.registry.url}/config/{shop.name}.public.t-value"
+    assert httpx.put(url, json={"compatibility": "BACKWARD"}).status_code == 200
+    shop.execute("ALTER TABLE t ALTER a TYPE boolean USING true", "UPDATE t SET a = false")
+    with shop.capturing():
+        assert waiting(shop.settings.kafka, shop.name)["public.t"].changes == 3
+    allow(shop)
     with shop.capturing():
         audit = shop.audit()
     assert audit.ok, audit.problems
