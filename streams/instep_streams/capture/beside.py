@@ -20,8 +20,8 @@ from instep_connectors.postgres.selection import selected, with_columns
 from instep_connectors.postgres.session import passing
 from instep_streams.capture.batch import Record
 from instep_streams.capture.commands import command, signal
-from instep_streams.capture.copies import Copies
-from instep_streams.capture.incremental import Due, Incremental, Meeting
+from instep_streams.capture.copies import Copies, Due, Meeting
+from instep_streams.capture.incremental import Incremental
 from instep_streams.capture.members import Members
 from instep_streams.capture.tables import CapturedTable
 from instep_streams.capture.task import Parts, Task

@@ -21,7 +21,7 @@ from instep_connectors.postgres.snapshot import TextRow
 from instep_schemas.wire import Unencodable
 from instep_streams.capture.copies import Copy, Window, admits
 from instep_streams.capture.fence import Fence
-from instep_streams.capture.tables import CapturedTable
+from instep_streams.capture.tables import CapturedTable, Incompatible, Tables
 
 log = logging.getLogger(__name__)
 
@@ -166,6 +166,22 @@ class ChunkReader:
             return
         log.warning("%s cannot be copied yet: the store says: %s", copy.table, words)
         raise Later(AFTER_FAULT_S, rotate=True) from None
+
+
+def registered(tables: Tables, copy: Copy, relation: Relation) -> CapturedTable | None:
+    """The table as its rows are written; None: the registry refuses it, and the copy must be given up.
+
+    Raises:
+        Later: a first copy waits until the registry takes it.
+    """
+    try:
+        return tables.captured(relation)
+    except Incompatible as exc:
+        if copy.first:
+            log.warning("%s cannot be copied yet: %s", copy.table, exc)
+            raise Later(AFTER_FAULT_S, rotate=True) from None
+        log.warning("the copy of %s is given up: %s", copy.table, exc)
+        return None
 
 
 class Regions:

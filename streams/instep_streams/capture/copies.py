@@ -8,10 +8,12 @@ written all the same: of a row that never came they do no harm, and a copy repea
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from instep_connectors.postgres.chunks import KeyOrder, Part, View
+from instep_connectors.postgres.pgoutput import RawRow
 from instep_connectors.postgres.snapshot import TextRow
 from instep_streams.capture.tables import CapturedTable
 
@@ -109,6 +111,29 @@ def admits(copy: Copy, window: Window | None, order: KeyOrder, key: list[str], x
             return unseen
         rest = copy.ranges[1:]
     return not any(order.within(key, Part(*bounds)) for bounds in rest)
+
+
+class Due(NamedTuple):
+    """A row to write now, as read from the store; None: the table's topic is to be cleared (TRUNCATE)."""
+
+    table: CapturedTable
+    row: TextRow | None
+
+
+class Meeting(NamedTuple):
+    """What becomes of a change that the stream brings.
+
+    Attributes:
+        before: rows to write before it.
+        new: its new row, perhaps completed.
+        gone: only its row's old key is to be written, as deleted.
+        drop: nothing of it is to be written.
+    """
+
+    before: Sequence[Due] = ()
+    new: RawRow | None = None
+    gone: bool = False
+    drop: bool = False
 
 
 @dataclass

@@ -12,7 +12,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import psycopg
 
@@ -23,9 +23,9 @@ from instep_connectors.postgres.publication import Published
 from instep_connectors.postgres.session import passing
 from instep_connectors.postgres.slot import Connection
 from instep_connectors.postgres.snapshot import TextRow
-from instep_streams.capture.chunking import AFTER_FAULT_S, ChunkReader, Later, Regions, key_of, texts_of
+from instep_streams.capture.chunking import AFTER_FAULT_S, ChunkReader, Later, Regions, key_of, registered, texts_of
 from instep_streams.capture.commands import Command
-from instep_streams.capture.copies import Copies, Copy, Window
+from instep_streams.capture.copies import Copies, Copy, Due, Meeting, Window
 from instep_streams.capture.fence import Fence
 from instep_streams.capture.tables import CapturedTable, Tables
 from instep_streams.capture.watermarks import Watermarks
@@ -33,29 +33,6 @@ from instep_streams.capture.watermarks import Watermarks
 log = logging.getLogger(__name__)
 
 _TELL_S: Final = 10.0
-
-
-class Due(NamedTuple):
-    """A row to write now, as read from the store; None: the table's topic is to be cleared (TRUNCATE)."""
-
-    table: CapturedTable
-    row: TextRow | None
-
-
-class Meeting(NamedTuple):
-    """What becomes of a change that the stream brings.
-
-    Attributes:
-        before: rows to write before it.
-        new: its new row, perhaps completed.
-        gone: only its row's old key is to be written, as deleted.
-        drop: nothing of it is to be written.
-    """
-
-    before: Sequence[Due] = ()
-    new: RawRow | None = None
-    gone: bool = False
-    drop: bool = False
 
 
 _DROP: Final = Meeting(drop=True)
@@ -267,9 +244,7 @@ class Incremental:
         if opened:
             cleared = [copy for copy in self._copies.todo if copy.clear]
             due = [Due(table, None) for copy in cleared if (table := self._captured(copy)) is not None]
-            for copy in cleared:
-                copy.clear = False
-            if cleared:
+            if cleared and not self._clears:
                 self._next()
             return due
         if mark != self._mark or not self._opened:
@@ -325,7 +300,7 @@ class Incremental:
         copies.initial = copies.initial and self.watching
         if self._window is not None or copies.next is None or copies.paused:
             return
-        clear = any(copy.clear for copy in copies.todo)
+        clear = self._clears
         try:
             if clear or not self._opened:
                 self._mark, self._opened = str(uuid.uuid4()), True
@@ -337,6 +312,18 @@ class Incremental:
         except psycopg.Error as exc:
             raise passing(exc) from exc
 
+    @property
+    def _clears(self) -> bool:
+        """Whether the topic of the copy to go on with must be cleared."""
+        copy = self._copies.next
+        return copy is not None and copy.clear
+
+    def _later(self, copy: Copy, exc: Later) -> None:
+        self._again_at = time.monotonic() + exc.seconds
+        if exc.rotate:
+            self._copies.todo.remove(copy)
+            self._copies.todo.append(copy)
+
     def _read_next(self) -> None:
         copies, window = self._copies, None
         if not self._marks.each:
@@ -345,10 +332,8 @@ class Incremental:
             while (copy := copies.next) is not None and (window := self._read(copy)) is None:
                 copies.todo.remove(copy)
         except Later as exc:
-            self._again_at = time.monotonic() + exc.seconds
-            if exc.rotate and copy is not None:
-                copies.todo.remove(copy)
-                copies.todo.append(copy)
+            assert copy is not None
+            self._later(copy, exc)
             return
         self._window = window
         self.watching = bool(copies.todo)
@@ -367,7 +352,9 @@ class Incremental:
         if chunk is None:
             return None
         self._regions.forget(copy)
-        table = self._tables.captured(chunk.relation)
+        table = registered(self._tables, copy, chunk.relation)
+        if table is None:
+            return None
         rows: dict[bytes, TextRow] = {}
         for row in chunk.rows:
             rows[key_of(table, row) if chunk.relation.key else b"%d" % len(rows)] = row
@@ -390,8 +377,14 @@ class Incremental:
             log.info("copied %s: %d rows", copy.table, copy.rows)
 
     def _captured(self, copy: Copy) -> CapturedTable | None:
+        """The table whose topic is to be cleared; None: not now, or it is not captured any more."""
         try:
             found = self._reader.described(copy)
+            table = None if found is None else registered(self._tables, copy, found[1])
+        except Later as exc:
+            self._later(copy, exc)
+            return None
         except psycopg.Error as exc:
             raise passing(exc) from exc
-        return None if found is None else self._tables.captured(found[1])
+        copy.clear = False
+        return table

@@ -25,8 +25,8 @@ from instep_streams.capture.batch import (
 )
 from instep_streams.capture.beside import Beside
 from instep_streams.capture.chunking import with_key
+from instep_streams.capture.copies import Due
 from instep_streams.capture.framing import add_truncate, framed
-from instep_streams.capture.incremental import Due
 from instep_streams.capture.sidetopics import SideTopics, TransactionCounter
 from instep_streams.capture.tables import CapturedTable, Describe
 from instep_streams.capture.task import Parts

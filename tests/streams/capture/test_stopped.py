@@ -37,9 +37,10 @@ def stopped(make_shop: MakeShop, **options: object) -> Shop:
     return shop
 
 
-def allow(shop: Shop) -> None:
-    url = f"{shop.settings.registry.url}/config/{shop.name}.public.t-value"
-    assert httpx.put(url, json={"compatibility": "NONE"}).status_code == 200
+def allow(shop: Shop, *names: str) -> None:
+    for name in names or ("t-value",):
+        url = f"{shop.settings.registry.url}/config/{shop.name}.public.{name}"
+        assert httpx.put(url, json={"compatibility": "NONE"}).status_code == 200
 
 
 def gauge(shop: Shop) -> float | None:
@@ -120,3 +121,28 @@ def stop_again(shop: Shop) -> None:
         audit = shop.audit()
     assert audit.ok, audit.problems
     assert not waiting(shop.settings.kafka, shop.name)
+
+
+def test_copies_of_it_do_not_end_capture_and_one_of_a_table_that_came_again_waits(
+    make_shop: MakeShop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("instep_streams.capture.incremental.AFTER_FAULT_S", 0.2)
+    monkeypatch.setattr("instep_streams.capture.chunking.AFTER_FAULT_S", 0.2)
+    shop = stopped(make_shop)
+    with shop.capturing() as running:
+        shop.ask("run", "public.t")
+        until(lambda: "the copy of public.t is given up: The table public.t has changed" in caplog.text)
+        shop.execute("DROP TABLE u", "CREATE TABLE u (id text PRIMARY KEY)", "INSERT INTO u VALUES ('7')")
+        shop.execute(
+            f"ALTER PUBLICATION {shop.settings.sources[shop.name].publication} ADD TABLE u",
+            "CREATE TABLE late (id int PRIMARY KEY)",
+            "INSERT INTO late VALUES (1), (2)",
+            f"ALTER PUBLICATION {shop.settings.sources[shop.name].publication} ADD TABLE late",
+        )
+        until(lambda: "public.u cannot be copied yet: The table public.u has changed" in caplog.text)
+        until(lambda: len(shop.records("public.late")) == 2)  # the others go first
+        shop.await_captured(running)
+    allow(shop, "u-key", "u-value")
+    with shop.capturing():
+        until(lambda: [e.after for _, e in shop.changes("public.u") if e and e.op is Op.READ] == [{"id": "7"}])
+    assert Op.TRUNCATE in [e.op for _, e in shop.changes("public.u") if e]
