@@ -82,6 +82,7 @@ class ChunkReader:
         self._fence = fence
         self._limit = self._most = chunk_rows
         self._exhaust = exhaust
+        self._slow: set[str] = set()
         self._catalog = Catalog(control, primary_first=primary_first)
 
     def names(self) -> list[str]:
@@ -155,8 +156,16 @@ class ChunkReader:
         if isinstance(cause, LockNotAvailable):
             raise Later(AFTER_FAULT_S / 5) from None
         if isinstance(cause, QueryCanceled):
-            self._limit = max(1, self._limit // 2)
-            raise Later(_AGAIN_S) from None
+            if copy.order and self._limit > 1:
+                self._limit //= 2
+                raise Later(_AGAIN_S) from None
+            if copy.table not in self._slow:
+                self._slow.add(copy.table)
+                words = "one row" if copy.order else "all of it at one go, since it has no key,"
+                log.warning(
+                    "%s cannot be copied yet: %s takes the store too long; it is tried again", copy.table, words
+                )
+            raise Later(AFTER_FAULT_S, rotate=True) from None
         if not isinstance(exc, psycopg.Error):
             raise exc
         must_be_final(exc)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
+from psycopg.errors import QueryCanceled
 
 from instep.change import Position
 from instep.journal import JournalEntry
+from instep_streams.capture.chunking import AFTER_FAULT_S, ChunkReader, Later
 from instep_streams.capture.commands import command, encoded, signal
 from instep_streams.capture.control import progress, progressing
 from instep_streams.capture.copies import Copies, Copy
+from instep_streams.capture.session import Start, choose_start
 
 COPIES = Copies(
     [Copy("public.a", rows=40, total=100, first=True), Copy("public.b", condition="x = 1"), Copy("public.c", rows=2)]
@@ -68,3 +73,27 @@ def test_a_signal_that_is_not_understood_is_ignored(caplog: pytest.LogCaptureFix
     for wrong in ("{", "[]", '{"type": "blocking"}', '{"data-collections": ["("]}'):
         assert signal("4", "execute-snapshot", wrong) is None
     assert caplog.text.count("is not understood") == 4
+
+
+@pytest.mark.parametrize(("orders", "start"), [(["id"], Start.FINISH), ([], Start.AGAIN)])
+def test_a_killed_snapshot_is_finished_beside_the_stream_only_where_parts_can_be_read(
+    orders: list[str], start: Start
+) -> None:
+    todo = [Copy("public.a", order=["id"], first=True), Copy("public.b", order=orders, first=True)]
+    last = replace(entry(Copies(todo, initial=True).state, more=True), snapshot=True)
+    assert choose_start("s", True, last) is start
+
+
+@pytest.mark.parametrize("order", [[], ["id"]])
+def test_a_chunk_that_takes_too_long_gets_smaller_and_where_it_cannot_it_is_told_once(
+    order: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    nothing = cast(Any, None)
+    reader = ChunkReader(nothing, list, nothing, chunk_rows=8, exhaust=False, primary_first=False)
+    copy, waits = Copy("public.t", order=order, first=True), []
+    for _ in range(6):
+        with pytest.raises(Later) as later:
+            reader._failed(copy, QueryCanceled())
+        waits.append(later.value.seconds == AFTER_FAULT_S)
+    assert waits == [bool(not order or number > 2) for number in range(6)]
+    assert caplog.text.count("public.t cannot be copied yet") == 1

@@ -152,9 +152,10 @@ def test_a_killed_snapshot_goes_on_where_it_was_and_forgets_rows_deleted_since(m
         "INSERT INTO nokey SELECT i % 7 FROM generate_series(1, 300) i",
         batch_changes=20,
         chunk_rows=50,
+        snapshot_threads=1,
     )
     for place in (
-        "capture.snapshot=kill@5",
+        "capture.snapshot=kill@6",  # the table without a key, which comes first, is done
         "capture.chunk=kill@1",
         "capture.chunk=kill@3",
         "capture.before_entry=kill@9",
