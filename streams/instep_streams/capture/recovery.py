@@ -13,8 +13,6 @@ again.
 from __future__ import annotations
 
 import logging
-import select
-import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,12 +27,11 @@ from instep_connectors.postgres import slot as slots
 from instep_connectors.postgres.publication import Published, check_readable
 from instep_connectors.postgres.replication import Identity, NewSlot, ReplicationConnection
 from instep_connectors.postgres.snapshot import Snapshot, TextRow
-from instep_schemas.encode import Record as Encoded
-from instep_schemas.envelope import SourceBlock, time_stamp
+from instep_schemas.envelope import SourceBlock
 from instep_schemas.wire import Unencodable
-from instep_streams.capture.batch import DELETE, READ, REJECTED, Batch, Origin, captured_lsn
+from instep_streams.capture.batch import Origin, captured_lsn
+from instep_streams.capture.bulk import Bulk
 from instep_streams.capture.folding import FoldedRow, Schemas
-from instep_streams.capture.framing import add_truncate, framed
 from instep_streams.capture.gap import Gap
 from instep_streams.capture.held import Held
 from instep_streams.capture.publishing import PublishingThread
@@ -174,26 +171,22 @@ class Mending:
         self._task = task
         self._parts = parts
         self._gap = gap
-        self._position = position
-        self._batch = Batch()
-        self._seq = 0
-        self._taken_us = time.time_ns() // 1000
-        self._stamp = time_stamp(time.time_ns())
-        self._source = SourceBlock(parts.options, committed_us=self._taken_us, transaction=None)
+        self._bulk = Bulk(parts, position)
+        self._source = SourceBlock(parts.options, committed_us=self._bulk.taken_us, transaction=None)
         self._result = Recovered(gap)
 
     def mark(self) -> None:
         """Say in the journal that the chain is being mended, before anything is changed in the store."""
         log.warning("recovery from %s: %s", self._gap.start, self._gap.reason)
         self._hand(more=True)
-        self._settle()
+        self._bulk.settled()
 
     def run(self, new: NewSlot, published: list[Published], schemas: Schemas) -> Recovered:
         """Compare every table at the new slot's beginning and write the differences."""
         self._gap = self._result.gap = replace(self._gap, end=format_lsn(new.lsn))
-        self._position = Position(self._parts.epoch, new.lsn - 1, 0)
+        self._bulk.position = Position(self._parts.epoch, new.lsn - 1, 0)
         self._source = SourceBlock(
-            self._parts.options, committed_us=self._taken_us, transaction=None, last_commit=new.lsn,
+            self._parts.options, committed_us=self._bulk.taken_us, transaction=None, last_commit=new.lsn,
             snapshot="incremental",
         )  # fmt: skip
         snapshot = Snapshot(self._task.dsn, self._task.application, new.snapshot, published)
@@ -205,7 +198,7 @@ class Mending:
             snapshot.close()
         self._supersede({table.table for table in published})
         self._hand(more=False)
-        self._settle()
+        self._bulk.settled()
         return self._result
 
     def _supersede(self, mended: set[str]) -> None:
@@ -215,7 +208,7 @@ class Mending:
         for table, waits in waiting(kafka, source).items():
             if table in mended:
                 end = end_offsets(kafka, [at], committed_only=False)[at]
-                self._batch.records.append(released(source, table, end))
+                self._bulk.batch.records.append(released(source, table, end))
                 log.info("recovery: %s: what it led to stands in for %d changes that waited", table, waits.changes)
 
     def _mend(self, snapshot: Snapshot, published: Published, relation: Relation, schemas: Schemas) -> None:
@@ -225,7 +218,8 @@ class Mending:
             if table.topic in topics(self._task.settings.kafka):
                 held.read(read_topic(self._task.settings.kafka, table.topic))
             if not held.key_ids <= table.ids:
-                self._clear(table)
+                # the key itself has changed: its old keys mean nothing any more, so the table begins anew
+                self._bulk.truncate(table, self._source, None)
                 held.clear()
             names = [column.name for column in relation.columns]
             for row in snapshot.rows(published, relation):
@@ -237,11 +231,6 @@ class Mending:
                 self._write(table, Op.DELETE, _old(relation, gone, key is None), None, key, counts)
         log.info("recovery: %s: %s", table.name, ", ".join(f"{n} {what}" for what, n in counts.items()))
 
-    def _clear(self, table: CapturedTable) -> None:
-        """The key itself has changed: its old keys mean nothing any more, so the table begins anew."""
-        value = table.encoder.envelope(Op.TRUNCATE, None, None, self._source, None, self._stamp)
-        add_truncate(self._batch, table, value, self._next())
-
     def _equal(self, table: CapturedTable, held: Held, names: list[str], row: TextRow) -> bool:
         try:
             return held.take(table.encoder.key(row), names, row)
@@ -252,47 +241,16 @@ class Mending:
         self, table: CapturedTable, op: Op, old: TextRow | None, new: TextRow | None, key: bytes | None,
         counts: dict[str, int],
     ) -> None:  # fmt: skip
-        batch, position = self._batch, self._next()
-        try:
-            encoded = table.encoder.records(op, old, new, self._source, None, self._stamp)
-            if key is not None:
-                encoded = [Encoded(key, each.value, each.moved) for each in encoded]
-            records, size = framed(table, encoded, position, self._parts.largest)
-        except Unencodable as fault:
-            record = self._parts.dead_letters.record(table, position, op, old, new, fault)
-            records, size = [record], len(record.value or b"")
-            batch.count(table.name, REJECTED)
-            counts["rejected"] += 1
-        else:
-            batch.count(table.name, READ if op is Op.READ else DELETE)
-            batch.schema_ids |= table.ids
-            counts["reads" if op is Op.READ else "deletes"] += 1
-        batch.records += records
-        batch.size += size
+        written = self._bulk.add(table, op, old, new, self._source, None, key)
+        counts["rejected" if not written else "reads" if op is Op.READ else "deletes"] += 1
+        batch = self._bulk.batch
         if batch.changes >= self._task.own.batch_changes or batch.size >= MAX_BATCH_BYTES:
             self._hand(more=True)
 
-    def _next(self) -> Position:
-        position = self._position = self._position._replace(seq=self._seq)
-        self._seq += 1
-        self._batch.reach(position, self._taken_us)
-        return position
-
     def _hand(self, *, more: bool) -> None:
         """Hand the batch over as soon as the one before it is in Kafka."""
-        self._settle()
-        batch, self._batch = self._batch, Batch()
-        if batch.last is None:
-            batch.pass_by(self._position, self._taken_us)
-        batch.more = more
-        batch.snapshot_state = self._gap.state if more else ""
-        self._parts.publishing.hand(batch)
-
-    def _settle(self) -> None:
-        publishing = self._parts.publishing
-        while publishing.busy:
-            select.select([publishing], [], [], 0.25)
-            publishing.done()
+        self._bulk.settled()
+        self._bulk.hand(more=more, state=self._gap.state if more else "")
 
 
 def _old(relation: Relation, row: FoldedRow, whole: bool) -> TextRow:

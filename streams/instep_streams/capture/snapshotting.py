@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import logging
-import select
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
@@ -33,12 +32,10 @@ from instep_connectors.postgres.replication import NewSlot, ReplicationConnectio
 from instep_connectors.postgres.selection import matches
 from instep_connectors.postgres.session import passing
 from instep_connectors.postgres.snapshot import Snapshot, TextRow
-from instep_schemas.envelope import SourceBlock, time_stamp
-from instep_schemas.wire import Unencodable
-from instep_streams.capture.batch import READ, REJECTED, Batch
+from instep_schemas.envelope import SourceBlock
+from instep_streams.capture.bulk import Bulk
 from instep_streams.capture.chunking import row_texts
 from instep_streams.capture.copies import Bounds, Copies, Copy
-from instep_streams.capture.framing import add_truncate, framed
 from instep_streams.capture.members import Members
 from instep_streams.capture.streaming import MAX_BATCH_BYTES
 from instep_streams.capture.tables import CapturedTable
@@ -46,7 +43,6 @@ from instep_streams.capture.task import Parts, Task
 
 log = logging.getLogger(__name__)
 
-_MAX_SEQ: Final = 0xFFFFFFFF
 _LOOK_AT_SLOT_S: Final = 2.0
 _TELL_S: Final = 10.0
 
@@ -92,15 +88,10 @@ class Snapshotting:
         self._parts = parts
         self._replication = replication
         self._published = published
-        self._batch = Batch()
-        self._seq = 0
+        self._bulk = Bulk(parts, Position(parts.epoch, 0, 0))
         self._rows = 0
         self._copies = Copies()
         self._done: dict[str, int] = {}
-        self._position = Position(parts.epoch, 0, 0)
-        self._taken_us = 0
-        self._stamp = time_stamp(time.time_ns())
-        self._last: JournalEntry | None = None
         self._slot_seen = self._told = self._started = time.monotonic()
 
     def run(self, unfinished: JournalEntry | None) -> JournalEntry | None:
@@ -118,7 +109,7 @@ class Snapshotting:
         """
         try:
             if unfinished is not None:
-                self._position = unfinished.last
+                self._bulk.position = unfinished.last
                 self._drop_slot()
             self._mark()
             own = self._task.own
@@ -128,7 +119,7 @@ class Snapshotting:
             self._copy(new, clear=unfinished is not None)
         except Stopped:
             return None
-        return self._last
+        return self._bulk.last
 
     def _drop_slot(self) -> None:
         try:
@@ -141,7 +132,7 @@ class Snapshotting:
 
     def _mark(self) -> None:
         """Say in the journal that a slot is about to be made."""
-        self._batch.pass_by(self._position, time.time_ns() // 1000)
+        self._bulk.batch.pass_by(self._bulk.position, time.time_ns() // 1000)
         self._hand(more=True)
         self._settle()
 
@@ -150,18 +141,19 @@ class Snapshotting:
         snapshot = Snapshot(self._task.dsn, self._task.application, new.snapshot, self._published)
         readers = None
         try:
-            self._position = Position(self._parts.epoch, new.lsn - 1, 0)
-            self._taken_us = time.time_ns() // 1000
+            self._bulk.position = Position(self._parts.epoch, new.lsn - 1, 0)
+            self._bulk.taken_us = time.time_ns() // 1000
             compatible = self._parts.compatible
             source = SourceBlock(
-                self._parts.options, committed_us=self._taken_us,
+                self._parts.options, committed_us=self._bulk.taken_us,
                 transaction=snapshot.next_transaction() if compatible else None, snapshot="true",
             )  # fmt: skip
             relations = snapshot.relations(self._published, primary_first=compatible is not None)
             tables = self._capture(relations)
             self._join()
             if clear and not (compatible and Op.TRUNCATE in compatible.skipped):
-                self._clear(tables, source, new.lsn)
+                for table in tables.values():
+                    self._bulk.truncate(table, source, new.lsn)
             works = self._plan(snapshot, relations)
             threads = self._task.own.snapshot_threads if compatible is None else 1
             rows = sum(each.total or 0 for each in self._copies.todo)
@@ -219,12 +211,7 @@ class Snapshotting:
         if self._parts.compatible is None:
             members = Members(self._task.source, {})
             members.seed(self._published, places(self._parts.control, self._task.own.publication))
-            self._batch.records += members.records()
-
-    def _clear(self, tables: Mapping[int, CapturedTable], source: SourceBlock, lsn: int) -> None:
-        for table in tables.values():
-            value = table.encoder.envelope(Op.TRUNCATE, None, None, source, lsn, self._stamp)
-            add_truncate(self._batch, table, value, self._next(), self._parts.headers)
+            self._bulk.batch.records += members.records()
 
     def _all_rows(
         self, readers: Readers, relations: Mapping[int, Relation], tables: Mapping[int, CapturedTable]
@@ -276,57 +263,24 @@ class Snapshotting:
         blocks |= {name: source.marked(name) for name in ("last_in_data_collection", "last")}
         blocks["true"] = source
         for marker, table, row, step in marked(rows, mixed=self._parts.compatible is None):
-            self._add(table, row, blocks[marker], lsn)
+            self._rows += self._bulk.add(table, Op.READ, None, row, blocks[marker], lsn)
             if step is not None:
                 self._advance(step)
-            if self._batch.changes >= _BATCHES * self._task.own.batch_changes or self._batch.size >= MAX_BATCH_BYTES:
+            batch = self._bulk.batch
+            if batch.changes >= _BATCHES * self._task.own.batch_changes or batch.size >= MAX_BATCH_BYTES:
                 self._hand(more=True)
                 hit("capture.snapshot")
                 self._look()
 
-    def _add(self, table: CapturedTable, row: TextRow, source: SourceBlock, lsn: int) -> None:
-        batch, position = self._batch, self._next()
-        try:
-            encoded = table.encoder.records(Op.READ, None, row, source, lsn, self._stamp)
-            records, size = framed(table, encoded, position, self._parts.largest, self._parts.headers)
-        except Unencodable as fault:
-            record = self._parts.dead_letters.record(table, position, Op.READ, None, row, fault)
-            batch.records.append(record)
-            batch.size += len(record.value or b"")
-            batch.count(table.name, REJECTED)
-            return
-        batch.records += records
-        batch.size += size
-        batch.count(table.name, READ)
-        batch.schema_ids |= table.ids
-        self._rows += 1
-
-    def _next(self) -> Position:
-        position = self._position = self._position._replace(seq=min(self._seq, _MAX_SEQ))
-        self._seq += 1
-        self._batch.reach(position, self._taken_us)
-        return position
-
     def _hand(self, *, more: bool) -> None:
         """Hand the batch over as soon as the one before it is in Kafka."""
         self._settle()
-        batch, self._batch = self._batch, Batch()
-        self._stamp = time_stamp(time.time_ns())
-        if batch.last is None:
-            batch.pass_by(self._position, self._taken_us)
-        batch.snapshot, batch.more = True, more
-        batch.snapshot_state = self._state if more else ""
-        self._parts.publishing.hand(batch)
+        self._bulk.hand(more=more, state=self._state if more else "", snapshot=True)
 
     def _settle(self) -> None:
         """Wait until nothing is being published."""
-        publishing = self._parts.publishing
-        while publishing.busy:
-            select.select([publishing], [], [], 0.25)
-            for _, entry in publishing.done():
-                self._last = entry
-            if self._task.stopping():
-                raise Stopped
+        if not self._bulk.settled(self._task.stopping):
+            raise Stopped
 
     def _look(self) -> None:
         """Stop at once when the slot is lost: all the work would be for nothing. And tell how far it is."""
@@ -335,7 +289,7 @@ class Snapshotting:
             self._slot_seen = now
             slot = slots.read_slot(self._parts.control, self._task.own.slot)
             if slot is None:
-                raise slots.missing_slot(self._task.own.slot, self._position.lsn)
+                raise slots.missing_slot(self._task.own.slot, self._bulk.position.lsn)
             slots.check_slot(slot, self._parts.options.database)
         if now - self._told >= _TELL_S:
             self._told = now
