@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import Connection
@@ -19,6 +19,8 @@ from instep_streams.flows.layout import Share
 from instep_streams.flows.refusals import refuse
 from instep_streams.flows.session import LOOKUPS, SCANS
 from instep_streams.flows.statements import anchors_sql, key_texts, lookup_sql, whole_sql
+
+Found = TypeVar("Found")
 
 _STORAGE: Final = "WITH (fillfactor = 75, autovacuum_vacuum_scale_factor = 0.1)"
 
@@ -231,19 +233,25 @@ SELECT {key_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
             self._again = False
         anchors, all_taken = self._dirty.take(count)
         self.waiting = not all_taken
-        return self._isolating(sorted(anchors), batch)
+        return self._isolating(sorted(anchors), lambda some: self.evaluate(some, batch))
 
-    def _isolating(self, anchors: Sequence[Anchor], batch: int) -> list[Emitted]:
+    def _isolating(
+        self, anchors: Sequence[Anchor], work: Callable[[Sequence[Anchor]], list[Found]],
+        aside: Callable[[Anchor], object] = lambda anchor: None,
+    ) -> list[Found]:  # fmt: skip
+        """Work on keys by halves until only those that fail are left; they are put aside, and `aside` is told."""
         try:
             with self._conn.transaction():
-                return self.evaluate(anchors, batch)
+                return work(anchors)
         except EVALUATION_ERRORS as exc:
             if len(anchors) == 1:
-                self._dirty.add(anchors, failed=True)
+                with self._conn.transaction():
+                    self._dirty.add(anchors, failed=True)
+                    aside(anchors[0])
                 self.fault = exc
                 return []
         half = len(anchors) // 2
-        return self._isolating(anchors[:half], batch) + self._isolating(anchors[half:], batch)
+        return self._isolating(anchors[:half], work, aside) + self._isolating(anchors[half:], work, aside)
 
     def unsent(self, marker: int) -> list[Emitted]:
         """What was committed after the batch of the last marker, from the state as it is now.
@@ -260,31 +268,14 @@ SELECT {key_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
         gone = [Emitted(self.plan.flow.name, tuple(row[:-2]), None, "", row[-1]) for row in rows if row[-2] is None]
         at = [keys.index(name) for name in self.plan.anchor]
         anchors = {tuple(row[i] for i in at) for row in rows if row[-2] is not None}
-        found = self._documents_that_can_be(sorted(anchors)) if anchors else []
+        found = self._isolating(sorted(anchors), self._documents, self._never_sent) if anchors else []
         live = [self._emitted((*row, False), batches[tuple(row[:-2])]) for row in found if tuple(row[:-2]) in batches]
         return gone + live
 
-    def _documents_that_can_be(self, anchors: Sequence[Anchor]) -> list[tuple[Any, ...]]:
-        try:
-            with self._conn.transaction():
-                return self._documents(anchors)
-        except EVALUATION_ERRORS as exc:
-            if len(anchors) == 1:
-                self._put_aside(anchors[0], exc)
-                return []
-        half = len(anchors) // 2
-        return self._documents_that_can_be(anchors[:half]) + self._documents_that_can_be(anchors[half:])
-
-    def _put_aside(self, anchor: Anchor, fault: Exception) -> None:
-        """What it was last was never sent: with a digest that no document has, the next one is news whatever it is."""
-        names = self.plan.anchor
-        match = " AND ".join(f"{quote(name)} = {GIVEN}::{self._types[name]}" for name in names)
-        with self._conn.transaction():
-            self._dirty.add([anchor], failed=True)
-            self._conn.execute(
-                query(f'UPDATE {self._out} SET "*h" = 0 WHERE "*h" IS NOT NULL AND {match}'), list(anchor)
-            )
-        self.fault = fault
+    def _never_sent(self, anchor: Anchor) -> None:
+        """With a digest that no document has, a key's next document is news whatever it is."""
+        match = " AND ".join(f"{quote(name)} = {GIVEN}::{self._types[name]}" for name in self.plan.anchor)
+        self._conn.execute(query(f'UPDATE {self._out} SET "*h" = 0 WHERE "*h" IS NOT NULL AND {match}'), list(anchor))
 
     def _documents(self, anchors: Sequence[Anchor]) -> list[tuple[Any, ...]]:
         values = [list(column) for column in zip(*anchors, strict=True)]
