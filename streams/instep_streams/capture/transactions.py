@@ -65,7 +65,7 @@ class Transactions:
         self._unfinished = last.last.lsn if last is not None and last.more else None
         self._tables: dict[int, CapturedTable | None] = {}
         self._described: dict[int, pgoutput.RelationMessage] = {}
-        self._undescribed: dict[int, pgoutput.RelationMessage] = {}
+        self._undescribed: set[int] = set()
         self._headers = parts.headers
         self._side = parts.side
         compatible = parts.compatible
@@ -162,7 +162,7 @@ class Transactions:
         if self._side is None:
             self._tables[message.oid] = self._describe(message)
         else:  # Debezium registers a schema with the first record that uses it
-            self._undescribed[message.oid] = message
+            self._undescribed.add(message.oid)
 
     def _message(self, message: pgoutput.LogicalMessage, lsn: int) -> None:
         if message.prefix == MESSAGE_PREFIX:
@@ -358,11 +358,11 @@ class Transactions:
             self.batch.reach(position, self._committed_us)
 
     def _table(self, oid: int, *, keyed: bool = True) -> CapturedTable | None:
-        if not keyed and oid in self._undescribed:
-            return self._describe(self._undescribed[oid], keyed=False)
-        message = self._undescribed.pop(oid, None) if self._undescribed else None
-        if message is not None:
-            self._tables[oid] = self._describe(message)
+        if oid in self._undescribed:
+            if not keyed:
+                return self._describe(self._described[oid], keyed=False)
+            self._undescribed.remove(oid)
+            self._tables[oid] = self._describe(self._described[oid])
         try:
             return self._tables[oid]
         except KeyError:
