@@ -252,10 +252,9 @@ def check_ddl(
     Exit code 0: it may run; 1: something breaks or is in danger; 2: the SQL itself fails.
     """
     from instep_ops.cli.screen import show_json
-    from instep_ops.planning.asking import ask, ask_allowing
+    from instep_ops.planning.asking import ask
 
-    words = project, migrations, source, schema, scratch, level, frozenset(accept or ())
-    report, allowed = ask_allowing(*words) if allow else (ask(*words), [])
+    report, allowed = ask(project, migrations, source, schema, scratch, level, frozenset(accept or ()), allow=allow)
     if as_json:
         show_json(report.to_dict() | ({"allowed": allowed} if allow else {}))
     else:

@@ -17,7 +17,8 @@ from instep_ops.planning.gate import Question, judge, shapes_after
 from instep_ops.planning.locking import Held, against_lock
 from instep_ops.planning.scratch import Connection
 from instep_ops.planning.state import look
-from instep_ops.planning.storeguard import allow, guarded, install, installed, remove
+from instep_ops.planning.storeguard import allow as allow_changes
+from instep_ops.planning.storeguard import guarded, install, installed, remove
 from instep_ops.planning.subjects import bundle_in
 from instep_ops.planning.verdict import GateReport
 from instep_schemas.bundle import Bundle
@@ -34,38 +35,26 @@ def ask(
     server: str | None,
     level: str | None,
     accepted: frozenset[str],
-) -> GateReport:
+    *,
+    allow: bool = False,
+) -> tuple[GateReport, list[str]]:
     """Judge migrations; needs no running project, and with `schema` not even the store.
+
+    With `allow`, when they may run, the store's guard is told; gives the tables that it then lets change, too.
 
     Raises:
         ConfigError: a word or a file is wrong, or the SQL fails.
-        SourceError, ConnectionError: the store refuses, or does not answer.
+        SourceError, ConnectionError: the store refuses, or does not answer, or, with `allow`, has no guard.
         EnvironmentFault: the embedded PostgreSQL is not installed.
-    """
-    return judge(_question(project, migrations, source, schema, server, level, accepted))
-
-
-def ask_allowing(
-    project: Path,
-    migrations: Sequence[Path],
-    source: str | None,
-    schema: Path | None,
-    server: str | None,
-    level: str | None,
-    accepted: frozenset[str],
-) -> tuple[GateReport, list[str]]:
-    """Judge migrations, and when they may run, tell the store's guard; gives the tables that it then lets change.
-
-    Raises as `ask`; SourceError also when the store has no guard.
     """
     question = _question(project, migrations, source, schema, server, level, accepted)
     report = judge(question)
-    if not report.ok:
+    if not allow or not report.ok:
         return report, []
     with closing(_store(question)) as store:
         names = guarded(store) if installed(store) else []
         after = shapes_after(question, names) if names else {}
-        return report, allow(store, after)
+        return report, allow_changes(store, after)
 
 
 def guard_store(project: Path, source: str | None, away: bool) -> int:
