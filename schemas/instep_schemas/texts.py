@@ -19,7 +19,6 @@ Reader = Callable[[bytes, int], tuple[str, int]]
 
 _DOUBLE = struct.Struct("<d").unpack_from
 _FLOAT = struct.Struct("<f")
-_SPECIAL_NUMBERS: Final = {"NAN": "NaN", "POSITIVE_INFINITY": "Infinity", "NEGATIVE_INFINITY": "-Infinity"}
 
 
 def float_text(number: float, *, single: bool = False) -> str:

@@ -148,11 +148,6 @@ def referenced(subject: str, version: int) -> Refusal:
     return Refusal(422, 42206, f"One or more references exist to the schema {key}.")
 
 
-def id_mismatch(schema_id: int, found: int) -> Refusal:
-    """42207."""
-    return Refusal(422, 42207, f"Schema already registered with id {found} instead of input id {schema_id}")
-
-
 def id_taken(schema_id: int, context: str) -> Refusal:
     """42205: an id can never be given to another schema."""
     return not_permitted(f"Overwrite new schema with id {schema_id} in context :{context}: is not permitted.")

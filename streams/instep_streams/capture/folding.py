@@ -11,7 +11,7 @@ from instep.change import ABSENT, POSITION_HEADER, Op, Position, Row
 from instep.journal import Counts, JournalEntry, TopicPartition
 from instep_connectors.kafka import Record
 from instep_schemas.client import RegistryClient
-from instep_schemas.decode import Decoder, Envelope, KeyDecoder, compile_decoder, decode_key_header
+from instep_schemas.decode import Decoder, Envelope, compile_decoder
 from instep_schemas.encode import NEW_KEY, OLD_KEY
 from instep_schemas.records import unframe
 from instep_schemas.schemaids import SchemaIds
@@ -29,7 +29,6 @@ class Schemas:
         self._registry = registry
         self._values: dict[int, Decoder] = {}
         self.prefixed = SchemaIds(registry).prefixed
-        self._headers: dict[int, KeyDecoder] = {}
 
     def envelope(self, value: bytes) -> Envelope:
         """Decode a framed envelope."""
@@ -37,13 +36,6 @@ class Schemas:
         if schema_id not in self._values:
             self._values[schema_id] = compile_decoder(self._registry.schema(schema_id))
         return self._values[schema_id](body)
-
-    def key_of_header(self, key: bytes, header: bytes) -> FoldedRow:
-        """Decode a key change's header, which is written with the record's own key schema."""
-        schema_id, _ = unframe(key)
-        if schema_id not in self._headers:
-            self._headers[schema_id] = decode_key_header(self._registry.schema(schema_id))
-        return self._headers[schema_id](header)
 
     def close(self) -> None:
         """Close the registry's connections."""
