@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import fastavro
 from tests.golden.replay import Replayed
+from tests.golden.volatile import check_relations, decode, encode, masked
 
 from instep.topics import key_subject, value_subject
 from instep_connectors.kafka import Record
 from instep_schemas.records import unframe
 from instep_schemas.wire import EXCEPTIONS
 
-_SOURCE = {"ts_ms": 0, "ts_us": 0, "ts_ns": 0, "txId": 0, "lsn": 0, "sequence": "*"}
-_STAMPS = ("ts_ms", "ts_us", "ts_ns")
-_HASH = re.compile(r"@[0-9a-f]{6,8}\b")
-_WINDOW = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-(open|close)")
-_WINDOW_TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z(?=\\?\")")
 _ALLOWED = re.compile(r'"allowed":"[^"]*"')
 _DEATHS = ("null used for required field", "java.sql.Array.getArray() ")
 _RUN = "__debezium.context.runId"
@@ -196,20 +190,20 @@ class _Comparison:
             bodies.append(body)
         headers = [(name, value.decode()) for name, value in record.headers]
         told = self._told((texts[0], texts[1]), (bodies[0], bodies[1]), headers)
-        _check_relations(_decode(texts[1], bodies[1]))
+        check_relations(decode(texts[1], bodies[1]))
         return told
 
     def _told(
         self, texts: tuple[str | None, str | None], bodies: tuple[bytes | None, bytes | None],
         headers: list[tuple[str, str]],
     ) -> Told:  # fmt: skip
-        plain = [_decode(text, body) for text, body in zip(texts, bodies, strict=True)]
+        plain = [decode(text, body) for text, body in zip(texts, bodies, strict=True)]
         for text, body, each in zip(texts, bodies, plain, strict=True):
-            assert body is None or _encode(text, each) == body.hex(), "not the bytes that fastavro writes"
-        masked = [_masked(plain[0]), _masked(plain[1], top=True)]
-        hexes = [_encode(text, each) for text, each in zip(texts, masked, strict=True)]
+            assert body is None or encode(text, each) == body.hex(), "not the bytes that fastavro writes"
+        key, value = masked(plain[0]), masked(plain[1], top=True)
+        hexes = [encode(text, each) for text, each in zip(texts, (key, value), strict=True)]
         shown = [(name, "*" if name == _RUN else value) for name, value in headers]
-        return Told(masked[0], masked[1], hexes[0], hexes[1], shown, texts)
+        return Told(key, value, hexes[0], hexes[1], shown, texts)
 
     # ---- documented exceptions
 
@@ -362,61 +356,3 @@ def _first_difference(mine: Any, theirs: Any, path: str = "") -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) < 160 else f"{text[:157]}…"
-
-
-# ---- Avro
-
-
-def _schema(text: str) -> Any:
-    return fastavro.parse_schema(json.loads(text.replace('"logicalType"', '"was"')))
-
-
-def _decode(text: str | None, body: bytes | None) -> Any:
-    if text is None or body is None:
-        return None
-    return fastavro.schemaless_reader(io.BytesIO(body), _schema(text), None)
-
-
-def _encode(text: str | None, value: Any) -> str | None:
-    if text is None or value is None:
-        return None
-    out = io.BytesIO()
-    fastavro.schemaless_writer(out, _schema(text), value)
-    return out.getvalue().hex()
-
-
-def _masked(value: Any, *, top: bool = False) -> Any:
-    """Volatile values replaced by constants (README of the recordings)."""
-    if isinstance(value, dict):
-        return {key: _masked_entry(key, each, value, top) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_masked(each) for each in value]
-    if isinstance(value, str):
-        if "indowTimestamp" in value:
-            value = _WINDOW_TIME.sub("*", value)
-        return _HASH.sub("@*", _WINDOW.sub(r"*-\2", value))
-    return value
-
-
-def _masked_entry(name: str, value: Any, parent: dict[str, Any], top: bool) -> Any:
-    if name == "source" and isinstance(value, dict) and "connector" in value:
-        return {key: _SOURCE[key] if key in _SOURCE and each is not None else each for key, each in value.items()}
-    if top and name in _STAMPS and value is not None:
-        return 0
-    if name == "transaction" and isinstance(value, dict):
-        return {**value, "id": "*"}
-    if name == "id" and isinstance(value, str) and re.fullmatch(r"\d+:\d+", value):
-        return "*"
-    return _masked(value)
-
-
-def _check_relations(value: Any) -> None:
-    """What the volatile values of our own records must agree in."""
-    if not isinstance(value, dict) or not isinstance(value.get("source"), dict):
-        return
-    source = value["source"]
-    assert source["ts_us"] // 1000 == source["ts_ms"] and source["ts_ns"] // 1000 == source["ts_us"]
-    last = json.loads(source["sequence"])[1]
-    assert source["lsn"] is None or last == str(source["lsn"])
-    block = value.get("transaction")
-    assert block is None or block["id"] == f"{source['txId']}:{source['lsn']}"
