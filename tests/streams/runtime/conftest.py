@@ -12,7 +12,9 @@ import pytest
 from instep.settings import KafkaSettings
 from instep_connectors.kafka import OutRecord, Publisher, TopicSpec, ensure_topics
 from instep_ops.embedded import Kafka
-from instep_streams.runtime import FlowApp, run_app
+from instep_streams.runtime import Batch, FlowApp, run_app
+from instep_streams.runtime.chunks import Chunks
+from instep_streams.runtime.consumer import Consumer
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +58,13 @@ async def running(app: FlowApp) -> AsyncIterator[asyncio.Event]:
     finally:
         stop.set()
         await task
+
+
+def numbers(batch: Batch) -> list[int]:
+    return [int(record.value or b"") for record in batch.records]
+
+
+def chunks_of(app: FlowApp) -> Chunks:
+    consumer = app.consumer
+    assert isinstance(consumer, Consumer)
+    return consumer.chunks
