@@ -13,12 +13,11 @@ from instep_connectors.postgres.pgoutput import RawRow
 from instep_schemas.encode import Record as Encoded
 from instep_schemas.envelope import SourceBlock, time_stamp
 from instep_schemas.wire import Unencodable
-from instep_streams.capture.batch import DELETE, READ, REJECTED, Batch
-from instep_streams.capture.framing import add_truncate, framed
+from instep_streams.capture.batch import Batch
+from instep_streams.capture.framing import add_change, add_truncate
 from instep_streams.capture.tables import CapturedTable
 from instep_streams.capture.task import Parts
 
-_KIND: Final = {Op.READ: READ, Op.DELETE: DELETE}
 _MAX_SEQ: Final = 0xFFFFFFFF
 
 
@@ -70,17 +69,10 @@ class Bulk:
             encoded = table.encoder.records(op, old, new, source, lsn, self._stamp)
             if key is not None:
                 encoded = [Encoded(key, each.value, each.moved) for each in encoded]
-            records, size = framed(table, encoded, position, self._parts.largest, self._parts.headers)
+            add_change(batch, table, op, encoded, position, self._parts.largest, self._parts.headers)
         except Unencodable as fault:
-            record = self._parts.dead_letters.record(table, position, op, old, new, fault)
-            batch.records.append(record)
-            batch.size += len(record.value or b"")
-            batch.count(table.name, REJECTED)
+            self._parts.dead_letters.add(batch, table, position, op, old, new, fault)
             return False
-        batch.records += records
-        batch.size += size
-        batch.count(table.name, _KIND[op])
-        batch.schema_ids |= table.ids
         return True
 
     def _next(self) -> Position:

@@ -34,7 +34,7 @@ class DeadLetters:
         self._schema_id = schema_id
         self._largest = largest
 
-    def record(
+    def _record(
         self,
         table: CapturedTable,
         position: Position,
@@ -87,7 +87,7 @@ class DeadLetters:
         fault: Unencodable,
     ) -> None:  # fmt: skip
         """Put one refused change into a batch; a withheld one counts only when it is written."""
-        record = self.record(table, position, op, old, new, fault)
+        record = self._record(table, position, op, old, new, fault)
         batch.records.append(record)
         batch.size += len(record.value or b"")
         if record.topic == self._topic:

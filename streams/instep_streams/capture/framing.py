@@ -2,36 +2,73 @@
 
 from __future__ import annotations
 
-from instep.change import POSITION_HEADER, Position
+from collections.abc import Collection
+from typing import Final
+
+from instep.change import POSITION_HEADER, Op, Position
 from instep_schemas.encode import Record as Encoded
 from instep_schemas.wire import Unencodable
-from instep_streams.capture.batch import TRUNCATE, Batch, Headers, Record
+from instep_streams.capture.batch import CREATE, DELETE, READ, TRUNCATE, UPDATE, Batch, Headers, Record
 from instep_streams.capture.tables import CapturedTable
 
+_KIND: Final = {Op.READ: READ, Op.CREATE: CREATE, Op.UPDATE: UPDATE, Op.DELETE: DELETE}
 
-def framed(
-    table: CapturedTable, encoded: list[Encoded], position: Position, largest: int, context: Headers | None = None
-) -> tuple[list[Record], int]:
-    """The Kafka records of one change, and their bytes.
+
+def add_change(
+    batch: Batch, table: CapturedTable, op: Op, encoded: list[Encoded], position: Position, largest: int,
+    context: Headers | None = None, skipped: Collection[Op] = (),
+) -> None:  # fmt: skip
+    """Add one change: its Kafka records, and what the journal counts.
+
+    Args:
+        batch: gets it.
+        table: whose row it is.
+        op: what happened to the row.
+        encoded: its records.
+        position: goes along as a header.
+        largest: bytes of the largest value that Kafka takes.
+        context: Debezium's headers, in place of the position.
+        skipped: halves of a key change that are not written.
 
     Raises:
-        Unencodable: a record is too large for Kafka.
+        Unencodable: a record is too large for Kafka; nothing is added.
     """
     header: Headers = [(POSITION_HEADER, position.pack())] if context is None else context
-    if len(encoded) == 1:
-        key, value, moved = encoded[0]
-        if moved is None and value is not None and len(value) <= largest:  # most changes
-            return [Record(table.topic, key, value, header)], len(value) + len(key or b"")
-    records, size = [], 0
+    single = len(encoded) == 1 and encoded[0].moved is None
+    if single:
+        key, value, _ = encoded[0]
+        if value is not None and len(value) > largest:
+            raise _too_large(len(key or b"") + len(value))
+        batch.records.append(Record(table.topic, key, value, header))  # most changes
+        batch.size += len(key or b"") + len(value or b"")
+    else:
+        _add_several(batch, table, encoded, header, largest, context)
+    if op is Op.UPDATE and not single:
+        # a key change is a delete and a create, as far as the settings want them
+        for half in (Op.DELETE, Op.CREATE):
+            if half not in skipped:
+                batch.count(table.name, _KIND[half])
+    else:
+        batch.count(table.name, _KIND[op])
+    batch.schema_ids |= table.ids
+
+
+def _add_several(
+    batch: Batch, table: CapturedTable, encoded: list[Encoded], header: Headers, largest: int, context: Headers | None
+) -> None:
+    size = sum(len(key or b"") + len(value or b"") for key, value, _ in encoded)
+    if any(len(value or b"") > largest for _, value, _ in encoded):
+        raise _too_large(size)
     for key, value, moved in encoded:
         headers = header
         if moved is not None:
             headers = [*header, moved] if context is None else [moved, *context]
-        records.append(Record(table.topic, key, value, headers))
-        size += len(key or b"") + len(value or b"")
-    if size > largest and any(len(value or b"") > largest for _, value, _ in encoded):
-        raise Unencodable("", f"its record of {size} bytes is larger than Kafka's message.max.bytes allows")
-    return records, size
+        batch.records.append(Record(table.topic, key, value, headers))
+    batch.size += size
+
+
+def _too_large(size: int) -> Unencodable:
+    return Unencodable("", f"its record of {size} bytes is larger than Kafka's message.max.bytes allows")
 
 
 def add_truncate(

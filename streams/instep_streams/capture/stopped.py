@@ -21,8 +21,8 @@ from instep.topics import held_topic
 from instep_connectors.postgres.recording import relation_of
 from instep_schemas.envelope import SourceBlock, time_stamp
 from instep_schemas.wire import Unencodable
-from instep_streams.capture.batch import CREATE, DELETE, REJECTED, UPDATE, Batch
-from instep_streams.capture.framing import add_truncate, framed
+from instep_streams.capture.batch import Batch
+from instep_streams.capture.framing import add_change, add_truncate
 from instep_streams.capture.meters import HELD
 from instep_streams.capture.streaming import MAX_BATCH_BYTES
 from instep_streams.capture.tables import CapturedTable, Incompatible, Tables
@@ -32,7 +32,6 @@ from instep_streams.capture.withheld import StoppedEncoder, Waiting, forget, hel
 log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 10.0
-_KIND: Final = {Op.CREATE: CREATE, Op.UPDATE: UPDATE, Op.DELETE: DELETE}
 
 
 class StoppedTables:
@@ -163,18 +162,9 @@ class _Release:
             return
         try:
             encoded = table.encoder.records(op, old, new, source, lsn, stamp)
-            records, size = framed(table, encoded, position, self._parts.largest)
+            add_change(batch, table, op, encoded, position, self._parts.largest)
         except Unencodable as fault:
-            records = [self._parts.dead_letters.record(table, position, op, old, new, fault)]
-            batch.records += records
-            batch.count(table.name, REJECTED)
-            return
-        batch.records += records
-        batch.size += size
-        moved = op is Op.UPDATE and not (len(encoded) == 1 and encoded[0].moved is None)
-        for kind in (DELETE, CREATE) if moved else (_KIND[op],):
-            batch.count(table.name, kind)
-        batch.schema_ids |= table.ids
+            self._parts.dead_letters.add(batch, table, position, op, old, new, fault)
 
     def _hand(self, name: str, end: int) -> None:
         batch, self._batch = self._batch, Batch()

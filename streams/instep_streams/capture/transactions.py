@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from instep.change import ABSENT, Op, Position
 from instep.journal import JournalEntry
@@ -16,23 +16,17 @@ from instep_schemas.encode import Record as Encoded
 from instep_schemas.envelope import SourceBlock, time_stamp
 from instep_schemas.wire import Unencodable, UnknownLabel
 from instep_streams.capture.batch import (
-    CREATE,
-    DELETE,
-    READ,
-    UPDATE,
     Batch,
     dropped_prefix,
 )
 from instep_streams.capture.beside import Beside
 from instep_streams.capture.chunking import with_key
 from instep_streams.capture.copies import Due
-from instep_streams.capture.framing import add_truncate, framed
+from instep_streams.capture.framing import add_change, add_truncate
 from instep_streams.capture.sidetopics import SideTopics, TransactionCounter
 from instep_streams.capture.tables import CapturedTable, Describe
 from instep_streams.capture.task import Parts
 from instep_streams.capture.watermarks import MESSAGE_PREFIX
-
-_KIND: Final = {Op.READ: READ, Op.CREATE: CREATE, Op.UPDATE: UPDATE, Op.DELETE: DELETE}
 
 
 class Transactions:
@@ -305,17 +299,7 @@ class Transactions:
 
     def _add(self, table: CapturedTable, op: Op, encoded: list[Encoded], position: Position) -> None:
         batch = self.batch
-        records, size = framed(table, encoded, position, self._largest, self._headers)
-        batch.records += records
-        batch.size += size
-        if op is Op.UPDATE and not (len(encoded) == 1 and encoded[0].moved is None):
-            # a key change is a delete and a create, as far as the settings want them
-            for half in (Op.DELETE, Op.CREATE):
-                if half not in self._skipped:
-                    batch.count(table.name, _KIND[half])
-        else:
-            batch.count(table.name, _KIND[op])
-        batch.schema_ids |= table.ids
+        add_change(batch, table, op, encoded, position, self._largest, self._headers, self._skipped)
         batch.reach(position, self._committed_us)
 
     def _reject(
