@@ -7,6 +7,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
@@ -21,6 +22,8 @@ from instep_ops.embedded.server import ServerPart, telling_line
 
 SUPERUSER = "postgres"
 _SYSTEM_USER = "pgserver"
+_STILL_HELD = "pre-existing shared memory block"
+"""What a server says whose predecessor was killed and has busy children left; they end with their queries."""
 """The server refuses to run as root; when we are root it runs as this user (the wheel's own choice of name)."""
 
 _SETTINGS = {
@@ -110,13 +113,15 @@ class Postgres(ServerPart):
         ports = settle({"postgres": self._port}, self._folder / "ports", f"PostgreSQL ({self.name})")
         self._port = ports["postgres"]
         options = [f"--{name}={value}" for name, value in (self._settings | {"port": str(self._port)}).items()]
-        self._server.start(
-            [binary("postgres"), "-D", str(self._data), *options],
-            self._answers,
-            60,
-            user=_system_user(),
-            cwd=self._data,
-        )
+        command = [binary("postgres"), "-D", str(self._data), *options]
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                return self._server.start(command, self._answers, 60, user=_system_user(), cwd=self._data)
+            except EnvironmentFault:
+                if _STILL_HELD not in self._server.said() or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     def _answers(self) -> bool:
         try:

@@ -49,7 +49,9 @@ class Server:
         Raises:
             EnvironmentFault: it ended or was not ready in time; quotes the end of its log.
         """
-        with self.log.open("wb") as log:
+        # appending: children of a killed server may still write to it, at the place where they had been
+        with self.log.open("ab") as log:
+            log.truncate(0)
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 env=env, user=user, group=user, extra_groups=None if user is None else [], cwd=cwd,
@@ -75,7 +77,11 @@ class Server:
 
     def last_words(self) -> str:
         """The line of its log that says most."""
-        return telling_line(self.log.read_text(errors="replace"))
+        return telling_line(self.said())
+
+    def said(self) -> str:
+        """Its log since it was started last."""
+        return self.log.read_text(errors="replace")
 
     def stop(self, with_signal: signal.Signals = signal.SIGTERM, within_s: float = 20) -> None:
         """Ask it to end; end it by force when it does not in time."""

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import pq
 from tests.fixtures.postgres import PostgresForTests
 
 from instep.errors import EnvironmentFault
@@ -33,6 +34,29 @@ def test_restart_and_kill_keep_data_and_port(tmp_path: Path) -> None:
             server.start()
             with psycopg.connect(dsn) as conn:
                 assert conn.execute("SELECT n FROM t").fetchone() == (42,)
+    finally:
+        server.stop()
+
+
+def test_a_start_waits_for_the_busy_children_of_a_killed_server(tmp_path: Path) -> None:
+    server = Postgres(tmp_path / "pg", "busy")
+    server.ensure()
+    server.start()
+    try:
+        conn = pq.PGconn.connect(server.dsn.encode())
+        conn.send_query(
+            b"DO $$ DECLARE until timestamptz := clock_timestamp() + interval '3 s';"
+            b" BEGIN RAISE NOTICE 'busy'; WHILE clock_timestamp() < until LOOP END LOOP; END $$"
+        )
+        said: list[object] = []
+        conn.notice_handler = said.append
+        while not said:
+            conn.consume_input()
+            conn.is_busy()  # reads what has come
+        server.kill()
+        conn.finish()
+        server.start()
+        assert server.alive()
     finally:
         server.stop()
 
