@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from instep_schemas.decode import column_name, expand
+from instep_schemas.decode import expand
+from instep_schemas.decodercode import column_name
 from instep_schemas.shape import sql_type
 from instep_schemas.standins import kind_of
 

@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from instep_schemas.decode import column_name, expand, value_record
+from instep_schemas.decode import expand, value_record
+from instep_schemas.decodercode import column_name
 from instep_schemas.mapping import Avro
 from instep_schemas.standins import kind_of
 

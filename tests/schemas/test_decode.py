@@ -14,7 +14,7 @@ from tests.schemas.samples import LOSSY, SAMPLES, column_of, relation_of
 
 from instep.change import ABSENT, Op
 from instep.relation import Column
-from instep_schemas.decode import compile_decoder, decode_key
+from instep_schemas.decode import compile_change_decoder, compile_decoder, compile_key_texts, decode_key
 from instep_schemas.encode import compile_encoder
 from instep_schemas.envelope import SourceBlock, time_stamp
 from instep_schemas.varint import long
@@ -43,6 +43,11 @@ def test_a_projection_reads_the_same_as_the_whole(data: st.DataObject) -> None:
     assert part.after == {name: text for name, text in whole.after.items() if name in wanted}
     assert part.before == {name: text for name, text in whole.before.items() if name in wanted}
     assert part[3:] == whole[3:] == (1, 3, 2, "false")
+    change = compile_change_decoder(encoder.schemas.value_text)(b"frame" + record.value)
+    assert change == (Op.UPDATE, whole.after)
+    assert record.key is not None and encoder.schemas.key_text is not None
+    texts = compile_key_texts(encoder.schemas.key_text)(b"frame" + record.key)
+    assert texts == tuple(decode_key(encoder.schemas.key_text)(record.key).values())
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**50), st.sampled_from([None, 1, 2**31]), st.booleans()), max_size=20))

@@ -205,21 +205,21 @@ class BlockingPublisher:
 
 
 class Publisher:
-    """Publishes batches in transactions under one transactional id. One call at a time; its work runs in one thread.
+    """Publishes batches in transactions. One call at a time; its work runs in one thread.
 
     Args:
         kafka: the brokers.
-        transactional_id: names the only writer; whoever starts later fences the earlier one.
+        transactional_ids: name the only writer, see `BlockingPublisher`; whoever starts later fences the earlier one.
     """
 
-    def __init__(self, kafka: KafkaSettings, transactional_id: str) -> None:
-        self._id = transactional_id
-        self._io = ThreadPoolExecutor(1, thread_name_prefix=f"publish-{transactional_id}")
-        self._blocking = BlockingPublisher(kafka, transactional_id)
+    def __init__(self, kafka: KafkaSettings, *transactional_ids: str) -> None:
+        self._id = transactional_ids[0]
+        self._io = ThreadPoolExecutor(1, thread_name_prefix=f"publish-{self._id}")
+        self._blocking = BlockingPublisher(kafka, *transactional_ids)
         self._closing = self._broken = False
 
     async def start(self) -> None:
-        """Fence older publishers with this id and wait until their last transaction is settled.
+        """Fence older publishers with these ids and wait until their last transactions are settled.
 
         Raises:
             ConnectionError: no broker answers; make a new publisher and try again.
@@ -239,7 +239,7 @@ class Publisher:
 
         Raises:
             ConnectionError: a passing fault. The outcome may be unknown, see the module's docstring.
-            Fenced: another publisher took the id, or the broker ended our transaction after its time-out.
+            Fenced: another publisher took an id, or the broker ended our transaction after its time-out.
             KafkaFault: refused: record too large, rights, no such topic.
         """
         return await self._in_thread(self._blocking.publish, records, last)

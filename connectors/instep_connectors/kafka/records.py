@@ -63,6 +63,6 @@ def from_message(message: Any) -> Record:
         message.offset(),
         message.key(),
         message.value(),
-        tuple((name, value or b"") for name, value in headers) if headers else (),
+        tuple([(name, value or b"") for name, value in headers]) if headers else (),
         message.timestamp()[1],
     )

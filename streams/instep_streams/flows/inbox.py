@@ -6,6 +6,7 @@ import logging
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from instep.change import POSITION_HEADER, Op, Position
@@ -15,17 +16,30 @@ from instep.settings import KafkaSettings
 from instep.topics import journal_topic, key_subject, value_subject
 from instep_connectors.kafka import RangeReader, Record
 from instep_schemas.client import RegistryClient
-from instep_schemas.decode import Decoder, Envelope, KeyDecoder, compile_decoder, decode_key, decode_key_header
-from instep_schemas.records import decode_journal, unframe
-from instep_schemas.schemaids import SchemaIds
+from instep_schemas.decode import (
+    FRAME,
+    ChangeDecoder,
+    Decoder,
+    Envelope,
+    KeyDecoder,
+    KeyTexts,
+    compile_change_decoder,
+    compile_decoder,
+    compile_key_texts,
+    decode_key_header,
+)
+from instep_schemas.records import decode_journal, frame, unframe
+from instep_schemas.schemaids import KEY_HEADER, VALUE_HEADER, SchemaIds
 from instep_schemas.shape import shape_of
 from instep_streams.flows.catalog import Column, Table
-from instep_streams.flows.replica import RowChange, RowKey
+from instep_streams.flows.replica import RowChange
 
 log = logging.getLogger(__name__)
 
 _OLD_KEY: Final = "__debezium.oldkey"
 _NO_POSITION: Final = Position(0, 0, 0).pack()
+_POSITION: Final = itemgetter(0)
+_UNREADABLE: Final = (ValueError, LookupError, TypeError, struct.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +47,15 @@ class _Reader:
     """How to read the records of one value schema."""
 
     table: str
-    decode: Decoder
+    schema: str
+    decode: ChangeDecoder
 
 
 @dataclass(frozen=True, slots=True)
 class _Keys:
     """How to read the keys of one key schema."""
 
-    decode: KeyDecoder
+    decode: KeyTexts
     decode_header: KeyDecoder
 
 
@@ -71,8 +86,9 @@ class Inbox:
         self._registry, self._source = registry, source
         self._reader = RangeReader(kafka, f"instep-worker-{source}")
         self._journal = RangeReader(kafka, f"instep-worker-{source}-journal")
-        self._readers: dict[int, _Reader] = {}
-        self._keys: dict[int, _Keys] = {}
+        self._readers: dict[bytes, _Reader] = {}
+        self._keys: dict[bytes, _Keys] = {}
+        self._envelopes: dict[str, Decoder] = {}
         self._ids = SchemaIds(registry)
 
     def close(self) -> None:
@@ -136,62 +152,73 @@ class Inbox:
         """The changes that an entry's records hold; raises as `read`."""
         tables: list[Table] = []
         found: list[tuple[bytes, RowChange]] = []
-        for record in self._ids.prefixed(records):
+        for record in records:
+            position, old = _NO_POSITION, None
+            for name, told in record.headers:
+                if name == POSITION_HEADER:
+                    position = told
+                elif name == _OLD_KEY:
+                    old = told
+                elif name in (KEY_HEADER, VALUE_HEADER):
+                    (record,) = self._ids.prefixed([record])
             if record.value is None:
                 continue  # the tombstone behind a delete
-            reader, newer = self._value_reader(record)
-            if newer is not None:
-                tables.append(newer)
-            change = self._change(record, reader)
+            reader = self._readers.get(record.value[:FRAME])
+            if reader is None:
+                reader, newer = self._value_reader(record)
+                tables += newer
+            change = self._change(record, record.value, reader, old)
             if change is not None:
-                found.append((dict(record.headers).get(POSITION_HEADER, _NO_POSITION), change))
-        found.sort(key=lambda each: each[0])  # packed positions sort as positions do; per key the offsets decide
+                found.append((position, change))
+        found.sort(key=_POSITION)  # packed positions sort as positions do; per key the offsets decide
         return Read(entry, [change for _, change in found], tables)
 
     def envelope(self, record: Record) -> Envelope:
         """What a data record says of its change; raises as `read`."""
         (record,) = self._ids.prefixed([record])
         reader, _ = self._value_reader(record)
+        decode = self._envelopes.get(reader.schema)
+        if decode is None:
+            decode = self._envelopes[reader.schema] = compile_decoder(reader.schema)
         try:
-            return reader.decode(_unframed(record, record.value)[1])
-        except (ValueError, LookupError, TypeError, struct.error) as exc:
+            return decode(_unframed(record, record.value)[1])
+        except _UNREADABLE as exc:
             raise _undecodable(record, exc) from exc
 
-    def _value_reader(self, record: Record) -> tuple[_Reader, Table | None]:
+    def _value_reader(self, record: Record) -> tuple[_Reader, list[Table]]:
+        """The reader of a record's schema, and the tables whose definition is newer than what was seen before."""
         schema_id, _ = _unframed(record, record.value)
-        known = self._readers.get(schema_id)
+        prefix = frame(schema_id, b"")
+        known = self._readers.get(prefix)
         if known is not None:
-            return known, None
+            return known, []
         text = self._registry.schema(schema_id)
         try:
-            reader = _Reader(table_of(None, text).id, compile_decoder(text))
+            reader = _Reader(table_of(None, text).id, text, compile_change_decoder(text))
         except ValueError as exc:
             raise _undecodable(record, exc) from exc
         latest = self._latest(record.topic)
-        self._readers[schema_id] = reader
-        return reader, latest
+        self._readers[prefix] = reader
+        return reader, [] if latest is None else [latest]
 
-    def _change(self, record: Record, reader: _Reader) -> RowChange | None:
-        _, body = _unframed(record, record.value)
+    def _change(self, record: Record, value: bytes, reader: _Reader, old: bytes | None) -> RowChange | None:
         try:
-            envelope = reader.decode(body)
-            if envelope.op is Op.TRUNCATE:
-                return RowChange(reader.table, Op.TRUNCATE, ())
+            op, row = reader.decode(value)
+            if op is Op.TRUNCATE:
+                return RowChange(reader.table, op, ())
             if record.key is None:
                 return None  # a keyless table: no flow can read it
-            key, moved = self._key(record)
-        except (ValueError, LookupError, TypeError, struct.error) as exc:
+            keys = self._keys.get(record.key[:FRAME]) or self._key_reader(record)
+            moved = None if old is None else tuple(keys.decode_header(old).values())
+            return RowChange(reader.table, op, keys.decode(record.key), row, moved)
+        except _UNREADABLE as exc:
             raise _undecodable(record, exc) from exc
-        return RowChange(reader.table, envelope.op, key, envelope.after, moved)
 
-    def _key(self, record: Record) -> tuple[RowKey, RowKey | None]:
-        schema_id, body = _unframed(record, record.key)
-        keys = self._keys.get(schema_id)
-        if keys is None:
-            text = self._registry.schema(schema_id)
-            keys = self._keys[schema_id] = _Keys(decode_key(text), decode_key_header(text))
-        old = next((value for name, value in record.headers if name == _OLD_KEY), None)
-        return tuple(keys.decode(body).values()), None if old is None else tuple(keys.decode_header(old).values())
+    def _key_reader(self, record: Record) -> _Keys:
+        schema_id, _ = _unframed(record, record.key)
+        text = self._registry.schema(schema_id)
+        keys = self._keys[frame(schema_id, b"")] = _Keys(compile_key_texts(text), decode_key_header(text))
+        return keys
 
 
 def table_of(key_text: str | None, value_text: str) -> Table:

@@ -204,7 +204,8 @@ def group(settings: Settings, source: str, workers: int = 1) -> str:
     return f"{settings.name}-worker-{source}{'' if workers == 1 else f'-{workers}'}"
 
 
-def transactional_id(settings: Settings, source: str, share: Share) -> str:
-    """Who a shard is to Kafka: one at a time publishes."""
-    own = group(settings, source, share.of)
-    return own if share.of == 1 else f"{own}-{share.number}"
+def transactional_ids(settings: Settings, source: str, share: Share) -> tuple[str, str]:
+    """Who a shard is to Kafka: one at a time publishes, its two ids take turns, see `BlockingPublisher`."""
+    own = group(settings, source, share.of).removeprefix(f"{settings.name}-worker")
+    end = own if share.of == 1 else f"{own}-{share.number}"
+    return f"{settings.name}-worker{end}", f"{settings.name}-worker2{end}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import sys
 import time
@@ -27,7 +28,7 @@ from instep.telemetry import DOCUMENTS, LAG, POSITION
 from instep.topics import emission_topic, journal_topic
 from instep_connectors.kafka import Fenced, Publisher, ensure_topics, topics
 from instep_schemas.ciphers import hold
-from instep_streams.flows.layout import Layout, Share, behind, group, require, shares, take, transactional_id
+from instep_streams.flows.layout import Layout, Share, behind, group, require, shares, take, transactional_ids
 from instep_streams.flows.outbox import Marker, marker_topic, read_marker
 from instep_streams.flows.worker import Outgoing, Worker, failure
 from instep_streams.runtime import Batch, FlowApp, flow_agent, flow_app, run_app
@@ -38,6 +39,9 @@ _LOOK_S: Final = 0.05
 """How often the process looks whether it has the journal and whether keys wait."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _SWITCH_S: Final = 0.0005
+_GARBAGE: Final = (100_000, 20, 50)
+"""Thresholds of the garbage collector: rows come and go by the thousand, and looking at each for cycles is half their
+cost; of what remains there are few."""
 
 
 async def run(settings: Settings, source: str, stop: asyncio.Event) -> None:
@@ -52,6 +56,7 @@ async def run(settings: Settings, source: str, stop: asyncio.Event) -> None:
         raise ConfigError(f"There is no source {source!r}.", f"There are: {', '.join(settings.sources)}.")
     hold(settings.encryption)
     sys.setswitchinterval(_SWITCH_S)
+    gc.set_threshold(*_GARBAGE)
     layout = await _begin(settings, source, stop)
     if layout is None:
         return
@@ -196,7 +201,7 @@ class _Office:
             return self._worker
         await self._drop()
         await self._blocking(ensure_topics, self._settings.kafka, [marker_topic(self._source, self._share.of)])
-        self._publisher = Publisher(self._settings.kafka, transactional_id(self._settings, self._source, self._share))
+        self._publisher = Publisher(self._settings.kafka, *transactional_ids(self._settings, self._source, self._share))
         await self._publisher.start()
         await self._blocking(require, self._settings, self._source, self._layout)
         moved = await self._blocking(behind, self._settings, self._source, self._share, self._layout)
@@ -212,7 +217,7 @@ class _Office:
 
     async def _settle(self, former: Share) -> Marker:
         """End what a worker of an earlier division may still have open, for ever, and see how far it came."""
-        publisher = Publisher(self._settings.kafka, transactional_id(self._settings, self._source, former))
+        publisher = Publisher(self._settings.kafka, *transactional_ids(self._settings, self._source, former))
         try:
             await publisher.start()
         finally:

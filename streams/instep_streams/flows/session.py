@@ -8,6 +8,7 @@ import psycopg
 from psycopg import Connection
 
 from instep.errors import StateError
+from instep_streams.flows.arrays import ArrayDumper
 from instep_streams.flows.catalog import DEFAULT_SCHEMA, literal
 
 PINNED: Final = {
@@ -50,7 +51,7 @@ def pin(conn: Connection[Any], settings: dict[str, str] = PINNED) -> None:
 
 
 def open_state(dsn: str) -> Connection[Any]:
-    """Connect to the state database, pinned, commits durable, transactions begun by hand.
+    """Connect to the state database, pinned, commits durable, transactions begun by hand, lists as texts.
 
     Raises:
         StateError: PostgreSQL is older than 18.
@@ -64,4 +65,5 @@ def open_state(dsn: str) -> Connection[Any]:
             f"The state database runs PostgreSQL {version}; Instep needs 18 or newer.", "Name another in state.dsn."
         )
     pin(conn, PINNED | LOOKUPS | {"synchronous_commit": "on"})
+    conn.adapters.register_dumper(list, ArrayDumper)
     return conn
