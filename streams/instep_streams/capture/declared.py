@@ -218,25 +218,32 @@ ONLY: Final[tuple[Only, ...]] = (
     Only(("replica.identity.autoset.values",), ("",), "capture changes no table; ALTER TABLE … REPLICA IDENTITY"),
     Only(("database.initial.statements", "slot.stream.params"), ("",), "the connections' settings are pinned"),
     Only(("read.only",), ("false",), "incremental snapshots write their watermarks"),
+    Only(("xmin.fetch.interval.ms",), ("0", ""), "`source.xmin` is always null, as without this setting"),
+    Only(("table.ignore.builtin",), ("true", ""), "PostgreSQL publishes no changes of its own tables"),
+    Only(("guardrail.collections.limit.action",), ("warn", ""), "no number of tables stops capture"),
+    Only(("snapshot.query.mode",), ("select_all", ""), "a Java class"),
 )
 
 STEERING: Final[tuple[Steering, ...]] = (
     Steering(("name", "class", "plugin.name", "database.server.name", "config.*", "quarkus.*"), "names and launchers"),
     Steering(("debezium.sink.type",), "the sink is Kafka"),
     Steering(
-        ("poll.*", "max.batch.*", "max.queue.*", "queue.*", "streaming.delay.ms", "executor.*",
-         "event.*.failure.handling.mode"),
-        "`batch_changes`, `batch_wait_ms`; what cannot be encoded goes to the dead letters",
+        ("poll.*", "max.batch.*", "max.queue.*", "queue.*", "streaming.delay.ms", "executor.*"),
+        "`batch_changes`, `batch_wait_ms`",
+    ),
+    Steering(
+        ("event.*.failure.handling.mode",),
+        "in every mode what cannot be encoded goes to the dead letters: never skipped, never the end of capture",
     ),
     Steering(
         ("snapshot.fetch.size", "snapshot.max.threads*", "snapshot.delay.ms", "snapshot.lock*",
-         "snapshot.isolation.mode", "snapshot.query.mode", "snapshot.tables.order.by.row.count", "query.fetch.size",
+         "snapshot.isolation.mode", "snapshot.tables.order.by.row.count", "query.fetch.size",
          "incremental.snapshot.allow.schema.changes"),
         "rows come by COPY under the slot's own snapshot, without locks",
     ),
     Steering(
         ("slot.max.retries", "slot.retry.delay.ms", "slot.drop.on.stop", "status.update.interval.ms",
-         "retriable.*", "errors.*", "xmin.fetch.interval.ms", "lsn.flush.*", "flush.lsn.source",
+         "retriable.*", "errors.*", "lsn.flush.*", "flush.lsn.source",
          "connection.validation.*"),
         "passing faults are waited out; the slot is confirmed behind each Kafka transaction",
     ),
@@ -249,7 +256,7 @@ STEERING: Final[tuple[Steering, ...]] = (
         "libpq's own settings, by PG… variables",
     ),
     Steering(
-        ("schema.refresh.mode", "schema.history.*", "include.schema.changes", "legacy.*", "table.ignore.builtin"),
+        ("schema.refresh.mode", "schema.history.*", "include.schema.changes", "legacy.*"),
         "each row is decoded with the RELATION before it",
     ),
     Steering(("topic.cache.size", "topic.creation.*"), "topics are made with what Instep needs of them"),

@@ -103,6 +103,8 @@ def test_masks_by_name() -> None:
         ({"message.key.columns": "public.t"}, "message.key.columns"),
         ({"topic.prefix": ""}, "lacks topic.prefix"),
         ({"snapshot.select.statement.overrides": "public.t"}, "not done here"),
+        ({"xmin.fetch.interval.ms": "1000"}, "`source.xmin` is always null"),
+        ({"guardrail.collections.limit.action": "fail"}, "no number of tables stops capture"),
     ],
 )
 def test_what_would_change_the_data_is_refused(settings: dict[str, Any], words: str) -> None:
