@@ -12,14 +12,14 @@ from typing import Any
 from psycopg import Connection
 
 from benchmarks.capture import meters
-from benchmarks.flows.workload import CARD, OTHERS, TABLES, Change, World
+from benchmarks.flows.workload import CARD, OTHERS, TABLES, Change, Row, World
 from instep.change import Op, Position
 from instep.flowfile import Flow
 from instep.journal import JournalEntry
 from instep_ops.embedded import Postgres
 from instep_streams.flows.batch import Batch
-from instep_streams.flows.engine import Engine, Entry
-from instep_streams.flows.replica import RowChange
+from instep_streams.flows.engine import Engine
+from instep_streams.flows.rows import Entry, RowChange
 from instep_streams.flows.session import open_state
 
 Figures = dict[str, float]
@@ -56,7 +56,8 @@ class EngineBench:
         for table, all_rows in self._world.rows():
             for at in range(0, len(all_rows), _SEED_BATCH):
                 part = all_rows[at : at + _SEED_BATCH]
-                self._process([Change(table, "c", row) for row in part])
+                self._entry += 1
+                self.engine.process([_snapshot(self._entry, table, part)])
                 rows += len(part)
         loaded = time.perf_counter()
         self.deploy(1)
@@ -170,6 +171,11 @@ def _entry(number: int, changes: Sequence[Change]) -> Entry:
     journal = JournalEntry("bench", number, 1, "1", 1, at, at, number, number, {}, {})
     rows = [RowChange(f"public.{c.table}", _OPS[c.op], (c.row["id"],), None if c.op == "d" else c.row) for c in changes]
     return journal, rows
+
+
+def _snapshot(number: int, table: str, rows: Sequence[Row]) -> Entry:
+    journal, _ = _entry(number, [])
+    return journal, [RowChange(f"public.{table}", Op.READ, (row["id"],), row) for row in rows]
 
 
 def _apply(conn: Connection[Any], change: Change) -> list[str]:

@@ -18,7 +18,6 @@ from psycopg import Connection
 from instep.errors import StateError
 from instep.failpoints import hit
 from instep.flowfile import Flow
-from instep.journal import JournalEntry
 from instep.protocols import Key
 from instep_schemas.documents import DocumentColumn
 from instep_streams.flows import progress
@@ -32,7 +31,8 @@ from instep_streams.flows.layout import Share
 from instep_streams.flows.pace import SLICE, Pace
 from instep_streams.flows.parts import Parts, switch_off, use, wanted_by
 from instep_streams.flows.progress import NOT_ADOPTED, Progress
-from instep_streams.flows.replica import Replica, RowChange
+from instep_streams.flows.replica import Replica
+from instep_streams.flows.rows import Entry
 from instep_streams.flows.tables import Tables
 from instep_streams.flows.versions import set_up
 
@@ -43,9 +43,6 @@ _ALL: Final = Share()
 _RETRY_S: Final = 30.0
 _KEEP_GONE: Final = 100_000
 """Entries for which a deleted row's position is kept. Applied entries are passed over; this is the second fence."""
-
-Entry = tuple[JournalEntry, Sequence[RowChange]]
-"""A journal entry and its changes, in source order."""
 
 log = logging.getLogger(__name__)
 

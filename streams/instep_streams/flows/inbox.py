@@ -32,7 +32,7 @@ from instep_schemas.records import decode_journal, frame, unframe
 from instep_schemas.schemaids import KEY_HEADER, VALUE_HEADER, SchemaIds
 from instep_schemas.shape import shape_of
 from instep_streams.flows.catalog import Column, Table
-from instep_streams.flows.replica import RowChange
+from instep_streams.flows.rows import RowChange
 
 log = logging.getLogger(__name__)
 

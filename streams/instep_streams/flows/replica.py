@@ -8,35 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from psycopg import Connection
 
-from instep.change import ABSENT, Absent, Op, Row
+from instep.change import ABSENT, Absent, Op
 from instep.errors import StateError
 from instep_streams.flows.catalog import GIVEN, POSITION, Table, query, quote
+from instep_streams.flows.filling import Filling, Positioned
 from instep_streams.flows.images import ImageColumns, Images, Wanted
+from instep_streams.flows.rows import RowChange, RowKey
 from instep_streams.flows.tables import Tables
-
-RowKey = tuple[str | None, ...]
-
-
-class RowChange(NamedTuple):
-    """One change of a captured row, as the worker read it from its topic.
-
-    Attributes:
-        table: `schema.name`.
-        op: what happened.
-        key: the row's key columns as text; empty for a TRUNCATE.
-        row: the new row's texts, None for a delete; columns that are missing were added later.
-        moved_from: the row's key before an UPDATE that changed it.
-    """
-
-    table: str
-    op: Op
-    key: RowKey
-    row: Row | None = None
-    moved_from: RowKey | None = None
 
 
 @dataclass(slots=True)
@@ -62,6 +44,7 @@ class Replica:
     def __init__(self, conn: Connection[Any], tables: Tables) -> None:
         self._conn = conn
         self._tables = tables
+        self._filling = Filling(conn)
         self._wanted: Mapping[str, Sequence[Wanted]] = {}
         self._statements: dict[tuple[str, frozenset[str] | None], str] = {}
 
@@ -74,7 +57,7 @@ class Replica:
         """A table has changed: its statements are made anew."""
         self._statements.clear()
 
-    def apply(self, changes: Iterable[tuple[int, RowChange]]) -> Images:
+    def apply(self, changes: Iterable[Positioned]) -> Images:
         """Apply changes, each with its position, in order; gives the images of the rows that changed.
 
         Raises:
@@ -82,7 +65,7 @@ class Replica:
         """
         images = Images(self._wanted)
         batches: dict[str, _TableBatch] = {}
-        for position, change in changes:
+        for position, change in self._filled(list(changes)):
             table = self._tables.get(change.table)
             if table is None:
                 continue  # keyless: no flow can read it
@@ -95,6 +78,20 @@ class Replica:
         for name, batch in batches.items():
             self._flush(self._tables[name], batch, images)
         return images
+
+    def _filled(self, changes: list[Positioned]) -> list[Positioned]:
+        """Fill tables that no flow reads yet, when all is a snapshot's; gives the changes that are left."""
+        if any(change.op is not Op.READ for _, change in changes):
+            return changes
+        of_table: dict[str, list[Positioned]] = {}
+        for each in changes:
+            of_table.setdefault(each[1].table, []).append(each)
+        left = []
+        for name, rows in of_table.items():
+            table = None if self._wanted.get(name) else self._tables.get(name)
+            if table is None or not self._filling.fill(table, self._tables.gone(name), rows):
+                left += rows
+        return left
 
     def _add(self, table: Table, batch: _TableBatch, position: int, change: RowChange) -> None:
         before = batch.get(change.key)

@@ -17,11 +17,12 @@ from instep_schemas.client import RegistryClient
 from instep_streams.flows import progress
 from instep_streams.flows.ahead import Ahead
 from instep_streams.flows.batch import Batch
-from instep_streams.flows.engine import Engine, Entry
+from instep_streams.flows.engine import Engine
 from instep_streams.flows.feed import JournalFeed, TopicFeed
 from instep_streams.flows.inbox import Inbox, Read
 from instep_streams.flows.layout import Share, ensure_database
 from instep_streams.flows.outbox import Marker, Outbox
+from instep_streams.flows.rows import Entry
 from instep_streams.flows.session import open_state
 from instep_streams.flows.unwritten import store_tables
 

@@ -19,7 +19,7 @@ from instep_streams.flows.batch import Batch
 from instep_streams.flows.catalog import Column, Table
 from instep_streams.flows.engine import Engine
 from instep_streams.flows.locality import AGGREGATES
-from instep_streams.flows.replica import RowChange
+from instep_streams.flows.rows import RowChange
 from instep_streams.flows.session import open_state
 
 ITEMS = Table(

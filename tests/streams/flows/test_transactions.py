@@ -15,7 +15,7 @@ from instep import failpoints
 from instep.flowfile import Flow
 from instep_streams.flows.batch import Batch
 from instep_streams.flows.engine import Engine
-from instep_streams.flows.engine import Entry as Todo
+from instep_streams.flows.rows import Entry as Todo
 from instep_streams.flows.session import open_state
 
 PEOPLE, TOTAL = 12, 100

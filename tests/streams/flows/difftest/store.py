@@ -13,7 +13,7 @@ import psycopg
 from instep.change import Op, Position
 from instep.journal import JournalEntry
 from instep_streams.flows.catalog import Column, Table, catalog_of, literal, query, quote
-from instep_streams.flows.replica import RowChange
+from instep_streams.flows.rows import RowChange
 from instep_streams.flows.session import pin
 
 _LOG = """
