@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.capture import meters
 from benchmarks.flows import engine, path
 from benchmarks.flows.engine import Sizes
-from instep_ops.embedded import Postgres
+from instep_ops.embedded import state_server
 
 _QUICK = Sizes(products=2_000, changes=4_000, singles=300, seconds=5)
 
@@ -31,7 +31,7 @@ def main() -> None:
     started, others = time.perf_counter(), meters.busy_s()
     with tempfile.TemporaryDirectory(prefix="instep-bench-") as folder:
         if "engine" in given.trials:
-            server = Postgres(Path(folder) / "state", "bench")
+            server = state_server(Path(folder) / "state", "bench")
             server.ensure()
             server.start()
             try:

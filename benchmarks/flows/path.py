@@ -20,7 +20,7 @@ from benchmarks.capture.bed import Bed, instep, open_bed, project
 from benchmarks.flows.engine import Figures, Sizes, percentiles
 from benchmarks.flows.workload import CARD, TABLES, Change, World
 from instep.topics import flow_topic, journal_topic
-from instep_ops.embedded import Postgres
+from instep_ops.embedded import Postgres, state_server
 from instep_ops.embedded.server import Server
 from instep_schemas.records import decode_journal, unframe
 
@@ -279,7 +279,7 @@ def measure(folder: Path, sizes: Sizes) -> Iterator[tuple[str, Figures]]:
     """Everything the whole path is measured for, one trial after the other."""
     with ExitStack() as stack:
         bed = stack.enter_context(open_bed(folder / "bed", lambda *_: None))
-        state = Postgres(folder / "state-of-path", "state")
+        state = state_server(folder / "state-of-path")
         state.ensure()
         stack.callback(state.stop)
         state.start()

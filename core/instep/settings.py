@@ -157,7 +157,11 @@ class RegistrySettings(Model):
 class StateSettings(Model):
     """Instep's own PostgreSQL: replica, ledger, flow states."""
 
-    dsn: Secret = Field(Secret(EMBEDDED), description="connection string of PostgreSQL 18 or newer, or `embedded`")
+    dsn: Secret = Field(
+        Secret(EMBEDDED),
+        description="connection string of PostgreSQL 18 or newer, or `embedded`: its `shared_buffers` are an eighth of"
+        " the memory, 64 MB to 1 GB; of one of yours `instep doctor` says when they are small for the replica",
+    )
 
 
 class TargetSettings(Model):

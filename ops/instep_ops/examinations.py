@@ -14,10 +14,13 @@ from instep.flowfile import Flow, load_all
 from instep.settings import Settings
 from instep_connectors.kafka import Publisher, topics
 from instep_ops.doctor import Check, failed, fine, skipped
+from instep_ops.embedded.state import LEAST_WAL_MB
 from instep_schemas.client import RegistryClient
 
 PATIENCE_S = 5.0
 OLDEST_STATE = 18
+_SMALL_CACHE = 128 * 2**20
+"""PostgreSQL's own default."""
 
 
 def kafka(settings: Settings) -> None:
@@ -76,6 +79,25 @@ def state(settings: Settings) -> None:
         raise StateError(f"The database {name} is encoded in {encoding}.", "Create it with ENCODING 'UTF8'.")
     if not may_create:
         raise StateError(f"The user in state.dsn may not create schemas in {name}.", "GRANT CREATE ON DATABASE … TO …;")
+
+
+def advised_memory(dsn: str) -> Check | None:
+    """Advice, not a fault: the database has outgrown the server's memory, or its log forces checkpoints early."""
+    with psycopg.connect(dsn, connect_timeout=10, autocommit=True) as conn:
+        row = conn.execute(
+            "SELECT pg_database_size(current_database()), pg_size_bytes(current_setting('shared_buffers')),"
+            " pg_size_bytes(current_setting('max_wal_size')), current_setting('shared_buffers'),"
+            " current_setting('max_wal_size')"
+        ).fetchone()
+    assert row is not None
+    size, cache, log, cache_text, log_text = row
+    least = LEAST_WAL_MB * 2**20
+    if size <= cache or (cache > _SMALL_CACHE and log >= least):
+        return None
+    return Check(
+        "state", True, f"its {size // 2**20} MB outgrow shared_buffers ({cache_text}); max_wal_size is {log_text}.",
+        f"If changes become slow: a larger shared_buffers, max_wal_size {LEAST_WAL_MB // 1024}GB or more.",
+    )  # fmt: skip
 
 
 async def targets(settings: Settings) -> AsyncIterator[Check]:

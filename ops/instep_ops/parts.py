@@ -8,7 +8,7 @@ import logging
 from instep.errors import ConfigError, InstepError
 from instep.settings import EMBEDDED, Settings
 from instep_ops.assemble import RunInfo
-from instep_ops.embedded import Kafka, Part, Postgres, Progress, Tryton
+from instep_ops.embedded import Kafka, Part, Postgres, Progress, Tryton, state_server
 from instep_ops.embedded.folder import make_folder
 from instep_ops.embedded.ports import LOOPBACK, settle
 from instep_ops.guard import Guard
@@ -41,7 +41,7 @@ class Parts:
         self.store = Postgres(self._data / "store", "store") if self._stores else None
         self.kafka = Kafka(self._data / "kafka") if settings.kafka.bootstrap == EMBEDDED else None
         wanted = settings.state.dsn == EMBEDDED or own_crms
-        self.state = Postgres(self._data / "state", "state") if wanted else None
+        self.state = state_server(self._data / "state") if wanted else None
         self.crms = {name: Tryton(self._data / f"crm-{name}", self._server(), database=name) for name in own_crms}
 
     def _server(self) -> Postgres:

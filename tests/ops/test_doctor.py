@@ -79,6 +79,16 @@ def test_servers_that_are_gone_are_all_named_at_once(
     assert all(check["cause"] and check["remedy"] for check in failed.values())
 
 
+def test_advice_for_a_state_that_outgrows_its_server(postgres: PostgresForTests) -> None:
+    dsn = postgres.database()
+    assert examinations.advised_memory(dsn) is None
+    with psycopg.connect(dsn) as conn:
+        conn.execute("CREATE UNLOGGED TABLE big AS SELECT generate_series(1, 2000000)")
+    found = examinations.advised_memory(dsn)
+    assert found is not None and found.ok and found.exit_code == 0
+    assert "outgrow shared_buffers (64MB)" in found.cause and "max_wal_size" in found.remedy
+
+
 def test_a_wrong_password_of_the_store(
     project: Path, postgres: PostgresForTests, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from instep_ops.embedded.folder import DataFolder
 from instep_ops.embedded.kafka import Kafka
 from instep_ops.embedded.part import Part, Progress, silent
 from instep_ops.embedded.postgres import Postgres
+from instep_ops.embedded.state import state_server
 from instep_ops.embedded.tryton import Tryton
 
-__all__ = ["DataFolder", "Kafka", "Part", "Postgres", "Progress", "Tryton", "silent"]
+__all__ = ["DataFolder", "Kafka", "Part", "Postgres", "Progress", "Tryton", "silent", "state_server"]

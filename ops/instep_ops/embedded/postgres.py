@@ -22,9 +22,11 @@ from instep_ops.embedded.server import ServerPart, telling_line
 
 SUPERUSER = "postgres"
 _SYSTEM_USER = "pgserver"
+"""The server refuses to run as root; when we are root it runs as this user (the wheel's own choice of name)."""
 _STILL_HELD = "pre-existing shared memory block"
 """What a server says whose predecessor was killed and has busy children left; they end with their queries."""
-"""The server refuses to run as root; when we are root it runs as this user (the wheel's own choice of name)."""
+_START_S = 300
+"""After a kill all that was written since the last checkpoint is replayed: up to `max_wal_size`, from a slow disk."""
 
 _SETTINGS = {
     "listen_addresses": LOOPBACK,
@@ -117,7 +119,7 @@ class Postgres(ServerPart):
         deadline = time.monotonic() + 60
         while True:
             try:
-                return self._server.start(command, self._answers, 60, user=_system_user(), cwd=self._data)
+                return self._server.start(command, self._answers, _START_S, user=_system_user(), cwd=self._data)
             except EnvironmentFault:
                 if _STILL_HELD not in self._server.said() or time.monotonic() > deadline:
                     raise
