@@ -195,8 +195,8 @@ ONLY: Final[tuple[Only, ...]] = (
     Only(("topic.delimiter",), (".",), "topics are `prefix.schema.table`"),
     Only(
         ("topic.naming.strategy",),
-        ("io.debezium.schema.SchemaTopicNamingStrategy", "io.debezium.schema.DefaultTopicNamingStrategy"),
-        "a Java class",
+        ("io.debezium.schema.SchemaTopicNamingStrategy",),
+        "topics are `prefix.schema.table`; DefaultTopicNamingStrategy leaves the schema out",
     ),
     Only(
         ("transaction.metadata.factory",),
