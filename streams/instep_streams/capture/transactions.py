@@ -295,6 +295,8 @@ class Transactions:
         index = names.index(fault.column) if fault.column in names else -1
         if row is None or index < 0 or row[index] is not None or fault.column in relation.key:
             return None
+        if not relation.columns[index].not_null:
+            return None  # it may be null already: another null column of the key, that no wider schema helps
         return self._relax(table, fault.column)  # NOT NULL in the catalog, null in a row from before that
 
     def _add(self, table: CapturedTable, op: Op, encoded: list[Encoded], position: Position) -> None:
