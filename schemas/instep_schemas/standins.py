@@ -16,7 +16,7 @@ from typing import Any, Final
 from instep.relation import Column, TypeKind
 from instep_schemas import javatext
 from instep_schemas.mapping import Avro, Mapped
-from instep_schemas.values import codec_of
+from instep_schemas.values import codec_of, point
 from instep_schemas.varint import counted, long, pack_double, pack_float, read_long
 
 _ZERO_TEXT: Final = {
@@ -69,7 +69,7 @@ def zero(avro: Avro) -> bytes | None:
     if name == "org.apache.kafka.connect.data.Decimal":
         return _ZERO_DECIMAL
     if name == "io.debezium.data.geometry.Point":
-        return bytes(16) + b"\x00\x00"
+        return point(b"(0,0)")
     if kind == "string":
         return counted(_ZERO_TEXT.get(name, b""))
     return _ZERO.get(kind, b"\x00")
