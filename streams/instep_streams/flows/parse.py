@@ -17,6 +17,7 @@ from sqlglot.tokenizer_core import TokenType
 
 from instep_streams.flows.catalog import DEFAULT_SCHEMA, Catalog
 from instep_streams.flows.refusals import refuse
+from instep_streams.flows.rewrite import qualify_function_aliases, split_row_equalities
 
 _MOMENT: Final = re.compile(r"\s*(now|today|tomorrow|yesterday)\b", re.IGNORECASE)
 _UNKNOWN: Final = re.compile(r"Unknown column: (.+)")
@@ -32,6 +33,7 @@ _NOW: Final[tuple[type[exp.Expr], ...]] = (
     exp.SessionUser,
 )
 """Words that are functions without parentheses; functions proper are looked up in pg_proc (`check`)."""
+_NOT_A_TABLE: Final = " Read a partition through its partitioned table, and write a view's SELECT in the flow."
 _NOT_IN_A_SELECT: Final = (exp.Lock, exp.Placeholder, exp.Parameter, exp.TableSample, exp.Into, exp.SessionParameter)
 
 
@@ -121,6 +123,8 @@ def qualified(tree: exp.Query, catalog: Catalog) -> exp.Query:
     """
     work = tree.copy()
     _name_functions(work)
+    split_row_equalities(work)
+    qualify_function_aliases(work, catalog)
     merged = _merged_columns(work)
     _refuse_stars(work)
     done = _qualify(work, catalog)
@@ -228,7 +232,9 @@ def _check_tables(scope: Scope, catalog: Catalog) -> None:
         if isinstance(source, exp.Table) and isinstance(source.this, exp.Identifier):
             name = f"{source.db}.{source.name}"
             if name not in catalog:
-                raise refuse("UNKNOWN_TABLE", f'Table "{name}"', "", _existing("captured are", name, catalog))
+                raise refuse(
+                    "UNKNOWN_TABLE", f'Table "{name}"', "", _existing("captured are", name, catalog) + _NOT_A_TABLE
+                )
             if not catalog[name].key:
                 raise refuse("KEYLESS", f'Table "{name}"')
             if catalog[name].inherited:

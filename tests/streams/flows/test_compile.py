@@ -145,6 +145,12 @@ def test_an_unknown_column_is_named_with_what_exists() -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_partition_is_read_through_its_table() -> None:
+    with pytest.raises(FlowError) as caught:
+        compiled("SELECT id FROM orders_2024")
+    assert "through its partitioned table" in caught.value.remedy
+
+
 ACCEPTED = [
     ("SELECT id, name FROM products WHERE name = 'today'::text", ("id",)),
     ("SELECT id, name -- no end\nFROM products ; -- that was it", ("id",)),
@@ -161,6 +167,16 @@ ACCEPTED = [
     ("SELECT p.id, e->>'x' AS x FROM products p CROSS JOIN LATERAL jsonb_array_elements(p.attrs) e", ("id",)),
     ("SELECT a.tenant_id, a.id FROM crm.accounts a WHERE (a.tenant_id, a.id) IN"
      " (SELECT n.tenant_id, n.account_id FROM crm.notes n)", ("tenant_id", "id")),
+    ("SELECT a.tenant_id, a.id, n.body FROM crm.accounts a LEFT JOIN crm.notes n"
+     " ON (n.tenant_id, n.account_id) = ROW(a.tenant_id, a.id)", ("tenant_id", "id")),
+    ("SELECT a.tenant_id, a.id FROM crm.accounts a WHERE NOT EXISTS (SELECT 1 FROM crm.notes n"
+     " WHERE (a.tenant_id, a.id) = (n.tenant_id, n.account_id))", ("tenant_id", "id")),
+    ("SELECT p.id, ARRAY(SELECT s FROM unnest(string_to_array(p.name, ' ')) AS s ORDER BY s) AS words FROM products p",
+     ("id",)),
+    ("SELECT p.id, k, (SELECT count(*) FROM unnest(ARRAY[k, p.sku]) AS w WHERE w > k) AS n FROM products p,"
+     " jsonb_object_keys(p.attrs) AS k", ("id", "k")),
+    ("SELECT p.id, p.name FROM products p WHERE EXISTS (SELECT 1 FROM jsonb_each_text(p.attrs) AS name"
+     " JOIN tags t ON t.id = p.id WHERE name = p.name)", ("id",)),
     ("SELECT p.id, sum(s.on_hand) OVER w AS n, s.site FROM products p JOIN stock s ON s.product_id = p.id"
      " WINDOW v AS (PARTITION BY p.id), w AS (v ORDER BY s.site)", ("id", "site")),
 ]  # fmt: skip

@@ -203,6 +203,7 @@ class Store:
             self.conn.execute("SET LOCAL session_replication_role = replica")
             for number, table in enumerate(self.tables.values()):
                 self.conn.execute(f"CREATE TEMPORARY TABLE difftest_{number} AS SELECT * FROM {_only(table)}".encode())
+                self._unpartition(table)
             for _ in range(_SHUFFLES):
                 self.conn.execute(f"TRUNCATE {names}".encode())
                 for number, table in enumerate(self.tables.values()):
@@ -213,6 +214,16 @@ class Store:
                         f" SELECT {columns} FROM difftest_{number} ORDER BY random()".encode()
                     )
                 yield self.documents(sql)
+
+    def _unpartition(self, table: Table) -> None:
+        """Make it one table, as it is in the replica: else no order would mix the rows of two partitions."""
+        for (found,) in self.conn.execute(
+            "SELECT partrelid::regclass::text FROM pg_partitioned_table WHERE partrelid = %s::regclass", (table.sql,)
+        ).fetchall():
+            whole = f"difftest.{quote(table.name)}"
+            self.conn.execute(f"CREATE TABLE {whole} (LIKE {found} INCLUDING ALL)".encode())
+            self.conn.execute(f"DROP TABLE {found} CASCADE".encode())
+            self.conn.execute(f"ALTER TABLE {whole} SET SCHEMA {quote(table.schema)}".encode())
 
 
 def _only(table: Table) -> str:
