@@ -83,12 +83,15 @@ def state(settings: Settings) -> None:
 
 def advised_memory(dsn: str) -> Check | None:
     """Advice, not a fault: the database has outgrown the server's memory, or its log forces checkpoints early."""
-    with psycopg.connect(dsn, connect_timeout=10, autocommit=True) as conn:
-        row = conn.execute(
-            "SELECT pg_database_size(current_database()), pg_size_bytes(current_setting('shared_buffers')),"
-            " pg_size_bytes(current_setting('max_wal_size')), current_setting('shared_buffers'),"
-            " current_setting('max_wal_size')"
-        ).fetchone()
+    try:
+        with psycopg.connect(dsn, connect_timeout=10, autocommit=True) as conn:
+            row = conn.execute(
+                "SELECT pg_database_size(current_database()), pg_size_bytes(current_setting('shared_buffers')),"
+                " pg_size_bytes(current_setting('max_wal_size')), current_setting('shared_buffers'),"
+                " current_setting('max_wal_size')"
+            ).fetchone()
+    except psycopg.OperationalError:
+        return None  # gone since it was examined: the next run says so
     assert row is not None
     size, cache, log, cache_text, log_text = row
     least = LEAST_WAL_MB * 2**20

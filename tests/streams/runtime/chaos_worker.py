@@ -31,6 +31,7 @@ async def main(bootstrap: str, group: str, topic: str, file: str) -> None:
 
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     await run_app(app, stop)
 
 

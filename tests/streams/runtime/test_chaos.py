@@ -43,8 +43,13 @@ class Audit:
 
     def join(self) -> None:
         command = [sys.executable, chaos_worker.__file__, self.kafka.bootstrap, self.group, self.topic, str(self.file)]
-        with self.told.open("ab") as told:
-            self.members.append(subprocess.Popen(command, stderr=told))
+        # a member that is asked to leave while it still starts hears of it as soon as it can: it inherits the mask
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        try:
+            with self.told.open("ab") as told:
+                self.members.append(subprocess.Popen(command, stderr=told))
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
     def end(self, member: subprocess.Popen[bytes], how: signal.Signals) -> None:
         """Signal a member and wait for it."""
