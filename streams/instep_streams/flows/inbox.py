@@ -29,7 +29,7 @@ from instep_schemas.decode import (
     decode_key_header,
 )
 from instep_schemas.records import decode_journal, frame, unframe
-from instep_schemas.schemaids import KEY_HEADER, VALUE_HEADER, SchemaIds
+from instep_schemas.schemaids import SchemaIds
 from instep_schemas.shape import shape_of
 from instep_streams.flows.catalog import Column, Table
 from instep_streams.flows.rows import RowChange
@@ -152,24 +152,17 @@ class Inbox:
         """The changes that an entry's records hold; raises as `read`."""
         tables: list[Table] = []
         found: list[tuple[bytes, RowChange]] = []
-        for record in records:
-            position, old = _NO_POSITION, None
-            for name, told in record.headers:
-                if name == POSITION_HEADER:
-                    position = told
-                elif name == _OLD_KEY:
-                    old = told
-                elif name in (KEY_HEADER, VALUE_HEADER):
-                    (record,) = self._ids.prefixed([record])
+        for record in self._ids.prefixed(records):
+            told = dict(record.headers)
             if record.value is None:
                 continue  # the tombstone behind a delete
             reader = self._readers.get(record.value[:FRAME])
             if reader is None:
                 reader, newer = self._value_reader(record)
                 tables += newer
-            change = self._change(record, record.value, reader, old)
+            change = self._change(record, record.value, reader, told.get(_OLD_KEY))
             if change is not None:
-                found.append((position, change))
+                found.append((told.get(POSITION_HEADER, _NO_POSITION), change))
         found.sort(key=_POSITION)  # packed positions sort as positions do; per key the offsets decide
         return Read(entry, [change for _, change in found], tables)
 
