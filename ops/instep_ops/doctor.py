@@ -83,7 +83,7 @@ async def examine(project: Path) -> list[Check]:
         return [failed("project", exc)]
     checks = [fine("project"), _flow_files(settings, len(flows))]
     checks += await asyncio.to_thread(lambda: list(_machine(settings)))
-    own_state = settings.state.dsn == EMBEDDED
+    embedded_state = settings.state.dsn == EMBEDDED
     try:
         settings = resolve(settings, running(settings))
     except EnvironmentFault:
@@ -100,7 +100,7 @@ async def examine(project: Path) -> list[Check]:
         asyncio.to_thread(attempt, "registry", RegistryError, lambda: registry(settings)),
         asyncio.to_thread(attempt, "state", StateError, lambda: state(settings)),
     )
-    if not own_state and checks[-1].ok:
+    if not embedded_state and checks[-1].ok:
         advised = await asyncio.to_thread(advised_memory, settings.state.dsn.reveal())
         checks[-1] = advised or checks[-1]
     return [*checks, *[check async for check in targets(settings)]]

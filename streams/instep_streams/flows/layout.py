@@ -201,11 +201,14 @@ def behind(settings: Settings, source: str, share: Share, layout: Layout) -> boo
 
 def group(settings: Settings, source: str, workers: int = 1) -> str:
     """The consumer group of a source's workers."""
-    return f"{settings.name}-worker-{source}{'' if workers == 1 else f'-{workers}'}"
+    return f"{settings.name}-worker-{_division(source, workers)}"
 
 
 def transactional_ids(settings: Settings, source: str, share: Share) -> tuple[str, str]:
     """Who a shard is to Kafka: one at a time publishes, its two ids take turns, see `BlockingPublisher`."""
-    own = group(settings, source, share.of).removeprefix(f"{settings.name}-worker")
-    end = own if share.of == 1 else f"{own}-{share.number}"
-    return f"{settings.name}-worker{end}", f"{settings.name}-worker2{end}"
+    own = _division(source, share.of) + ("" if share.of == 1 else f"-{share.number}")
+    return f"{settings.name}-worker-{own}", f"{settings.name}-worker2-{own}"
+
+
+def _division(source: str, workers: int) -> str:
+    return source if workers == 1 else f"{source}-{workers}"

@@ -32,10 +32,11 @@ def qualify_function_aliases(tree: exp.Expr, catalog: Catalog) -> None:
             continue
         select = owner(column)
         while isinstance(select, exp.Select):
-            others = [each for each in _sources(select) if not _is_bare_function(each, column.name)]
+            sources = list(_sources(select))
+            others = [each for each in sources if not _is_bare_function(each, column.name)]
             if any(_may_have(each, column.name, catalog) for each in others):
                 break
-            if len(others) < len(list(_sources(select))):
+            if len(others) < len(sources):
                 column.set("table", column.this.copy())
                 break
             select = owner(select)

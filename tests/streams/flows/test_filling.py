@@ -57,9 +57,12 @@ def written(id: int, op: Op, name: str = "newer") -> RowChange:
 
 def process(made: Engine, *entries: Sequence[RowChange]) -> None:
     for number, changes in enumerate(entries, made.progress.entry + 1):
-        at = Position(1, number, 0)
-        journal = JournalEntry("shop", number, 1, "1", 1, at, at, number, number, {}, {})
-        made.process([(journal, changes)])
+        made.process([(journal(number), changes)])
+
+
+def journal(number: int) -> JournalEntry:
+    at = Position(1, number, 0)
+    return JournalEntry("shop", number, 1, "1", 1, at, at, number, number, {}, {})
 
 
 def statements(dsn: str) -> list[str]:
@@ -88,18 +91,16 @@ def test_a_row_that_is_held_is_replaced_by_the_position_rule(dsn: str) -> None:
 
 
 def test_a_newer_row_stays_when_older_entries_are_applied_again(dsn: str) -> None:
-    older = JournalEntry("shop", 1, 1, "1", 1, Position(1, 1, 0), Position(1, 1, 0), 1, 1, {}, {})
     with engine(dsn) as made:
         process(made, [], [written(1, Op.CREATE)])
-        made.repeat([(older, [read(1), read(2)])])
+        made.repeat([(journal(1), [read(1), read(2)])])
     assert held(dsn) == [(1, "newer", None), (2, "n", None)]
 
 
 def test_a_deleted_row_does_not_come_back(dsn: str) -> None:
-    older = JournalEntry("shop", 1, 1, "1", 1, Position(1, 1, 0), Position(1, 1, 0), 1, 1, {}, {})
     with engine(dsn) as made:
         process(made, [], [written(1, Op.DELETE)])
-        made.repeat([(older, [read(1), read(2)])])
+        made.repeat([(journal(1), [read(1), read(2)])])
     assert statements(dsn) == ["WITH"]
     assert held(dsn) == [(2, "n", None)]
 
