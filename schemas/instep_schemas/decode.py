@@ -91,7 +91,7 @@ def compile_change_decoder(value_schema_text: str, unavailable: str = UNAVAILABL
 def decode_key(key_schema_text: str) -> KeyDecoder:
     """Make the decoder of one key schema: body to column name → PostgreSQL text."""
     schema = expand(json.loads(key_schema_text))
-    code = _Decoder(UNAVAILABLE)
+    code = _Decoder(None)
     code.row(1, "row", schema["fields"], None, frozenset())
     code.add(" return row")
     decoder: KeyDecoder = code.compile("decode")
@@ -101,7 +101,7 @@ def decode_key(key_schema_text: str) -> KeyDecoder:
 def compile_key_texts(key_schema_text: str) -> KeyTexts:
     """Make the decoder of a framed key: its columns' texts, in the schema's order."""
     schema = expand(json.loads(key_schema_text))
-    code = _Decoder(UNAVAILABLE, FRAME)
+    code = _Decoder(None, FRAME)
     told = code.texts(1, schema["fields"])
     code.add(f" return ({''.join(f'{text}, ' for _, text in told)})")
     decoder: KeyTexts = code.compile("decode")
@@ -154,11 +154,11 @@ class _Decoder(Code):
     """The source text of a whole decoder.
 
     Args:
-        unavailable: the placeholder of an unchanged TOAST column.
+        unavailable: as `Code`.
         start: where the Avro body begins in what the decoder is given.
     """
 
-    def __init__(self, unavailable: str, start: int = 0) -> None:
+    def __init__(self, unavailable: str | None, start: int = 0) -> None:
         super().__init__(unavailable)
         self.names |= {"Envelope": Envelope, "OPS": _OPS}
         self.add("def decode(d):")

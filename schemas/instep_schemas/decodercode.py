@@ -26,9 +26,13 @@ def column_name(field: Mapping[str, Any]) -> str:
 
 
 class Code:
-    """Source text of a decoder: `d` is the data, `p` where the reader stands."""
+    """Source text of a decoder: `d` is the data, `p` where the reader stands.
 
-    def __init__(self, unavailable: str) -> None:
+    Args:
+        unavailable: the placeholder of an unchanged TOAST column; None in a key, where nothing is ever absent.
+    """
+
+    def __init__(self, unavailable: str | None) -> None:
         self.lines: list[str] = []
         self.unavailable = unavailable
         self.names: dict[str, Any] = {
@@ -131,7 +135,8 @@ class Code:
         """A string column; the placeholder is ABSENT."""
         pad = " " * depth
         self.string(depth, target)
-        self.add(f"{pad}if n == {len(self.unavailable.encode())} and {target} == PLACEHOLDER: {target} = ABSENT")
+        if self.unavailable is not None:
+            self.add(f"{pad}if n == {len(self.unavailable.encode())} and {target} == PLACEHOLDER: {target} = ABSENT")
 
     def string(self, depth: int, target: str) -> None:
         """Any string."""
@@ -161,7 +166,7 @@ class Code:
         pad = " " * depth
         reader = f"r{len(self.names)}"
         self.names[reader] = reader_of(avro)
-        placeholder = standins.placeholder(avro, self.unavailable)
+        placeholder = None if self.unavailable is None else standins.placeholder(avro, self.unavailable)
         if placeholder is None:
             self.add(f"{pad}{target}, p = {reader}(d, p)")
             return

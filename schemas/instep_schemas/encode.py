@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from instep.change import ABSENT, Op
 from instep.relation import Relation
 from instep_schemas.derive import TableSchemas, derive
 from instep_schemas.envelope import SourceBlock, table_block
+from instep_schemas.exact import Texts, exact_header
 from instep_schemas.keyjson import key_json
 from instep_schemas.rowcode import Cells, Tuple, generate
 from instep_schemas.varint import counted
@@ -34,11 +35,13 @@ class Record(NamedTuple):
         key: framed key, None for keyless tables and truncates.
         value: framed envelope, None for a tombstone.
         moved: on the records of a key change: (`__debezium.newkey` or `…oldkey`, the other key as JSON text).
+        exact: header with the values that the envelope has stand-ins for; None where it tells all.
     """
 
     key: bytes | None
     value: bytes | None
     moved: tuple[str, bytes] | None = None
+    exact: tuple[str, bytes] | None = None
 
 
 class TableEncoder:
@@ -59,6 +62,7 @@ class TableEncoder:
         self._after = generate(cells, len(relation.columns), _SOME)
         self._before = generate(cells, len(relation.columns), _SOME, before=True)
         self._key_is_old = all(field.identity for field in self.schemas.key_fields)
+        self._exact: Texts | None = None
         self._whole_before = all(field.identity for field in self.schemas.fields)
 
     def key(self, row: Tuple) -> bytes | None:
@@ -95,14 +99,17 @@ class TableEncoder:
             stamp: from `envelope.time_stamp`.
             transaction: from `envelope.transaction_block`.
 
+        Values that `Record.exact` tells have stand-ins here.
+
         Raises:
             Unencodable: a value that the column's Avro type cannot carry.
         """
+        self._exact = None
         return b"".join(
             (
                 self._value_prefix,
-                _NULL if before is None else self._row(self._before, before, Cells.before),
-                _NULL if after is None else self._row(self._after, after, Cells.after),
+                _NULL if before is None else self._row(self._before, before, "before"),
+                _NULL if after is None else self._row(self._after, after, "after"),
                 source.at(lsn, self._table),
                 transaction,
                 _LETTER[op],
@@ -132,10 +139,11 @@ class TableEncoder:
             return self._update(before, after, source, lsn, stamp, block)
         if op is Op.DELETE and before is not None:
             key = self._old_key(before)
-            deleted = Record(key, self.envelope(op, before, None, source, lsn, stamp, block()))
+            deleted = self._record(key, self.envelope(op, before, None, source, lsn, stamp, block()))
             return [deleted, *self._tombstone(key)]
         key = None if after is None else self.key(after)
-        return [Record(key, self.envelope(op, before, after, source, lsn, stamp, block()))]
+        value = self.envelope(op, before, after, source, lsn, stamp, block())
+        return [Record(key, value) if self._exact is None else self._record(key, value)]
 
     def _update(
         self,
@@ -153,16 +161,23 @@ class TableEncoder:
         key = self.key(after)
         old_key = self.key(before) if self._key_is_old else key
         if key is None or old_key is None or key == old_key:
-            return [Record(key, self.envelope(Op.UPDATE, before, after, source, lsn, stamp, block()))]
+            value = self.envelope(Op.UPDATE, before, after, source, lsn, stamp, block())
+            return [Record(key, value) if self._exact is None else self._record(key, value)]
         halves: list[Record] = []
         if Op.DELETE not in self.options.skipped:
             gone = (NEW_KEY, self._json(key))
-            halves.append(Record(old_key, self.envelope(Op.DELETE, before, None, source, lsn, stamp, block()), gone))
+            deleted = self.envelope(Op.DELETE, before, None, source, lsn, stamp, block())
+            halves.append(self._record(old_key, deleted, gone))
             halves += self._tombstone(old_key, gone)
         if Op.CREATE not in self.options.skipped:
             came = (OLD_KEY, self._json(old_key))
-            halves.append(Record(key, self.envelope(Op.CREATE, None, after, source, lsn, stamp, block()), came))
+            created = self.envelope(Op.CREATE, None, after, source, lsn, stamp, block())
+            halves.append(self._record(key, created, came))
         return halves
+
+    def _record(self, key: bytes | None, value: bytes, moved: tuple[str, bytes] | None = None) -> Record:
+        """The record of the envelope made last."""
+        return Record(key, value, moved, None if self._exact is None else exact_header(self._exact))
 
     def _old_key(self, before: Tuple) -> bytes | None:
         if not self._key_is_old:
@@ -184,13 +199,18 @@ class TableEncoder:
             raise AssertionError("a key without a schema")
         return key_json(self.schemas.key, key[len(self._key_prefix) :])
 
-    def _row(self, generated: Callable[[Tuple], bytes], row: Tuple, cell: Callable[[Cells, Tuple], bytes]) -> bytes:
+    def _row(self, generated: Callable[[Tuple], bytes], row: Tuple, image: Literal["before", "after"]) -> bytes:
         try:
             return generated(row)
         except (TypeError, ValueError, LookupError, AttributeError):
             if len(row) != len(self.relation.columns):
                 raise
-            return _SOME + b"".join(cell(each, row) for each in self._after_cells)
+            texts: dict[str, str] = {}
+            cell = Cells.before if image == "before" else Cells.after
+            written = b"".join(cell(each, row, texts) for each in self._after_cells)
+            if texts:
+                self._exact = {**(self._exact or {}), image: texts}
+            return _SOME + written
 
 
 def compile_encoder(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from instep_schemas.wire import Refused
+from instep_schemas.wire import NoRoom
 
 _ARRAY_ITEM = re.compile(r'"((?:[^"\\]|\\.)*)"|([^",{}]+)', re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
@@ -24,15 +24,15 @@ def parse_array(text: str) -> list[str | None]:
     """The items of a one-dimensional array literal; None for NULL.
 
     Raises:
-        Refused: more than one dimension, or lower bounds other than 1.
+        NoRoom: more than one dimension, or lower bounds other than 1.
         ValueError: not an array literal.
     """
     if text == "{}":
         return []
     if text.startswith("["):
-        raise Refused("an array with a lower bound other than 1")
+        raise NoRoom("an array with a lower bound other than 1")
     if text.startswith("{{"):
-        raise Refused("an array of more than one dimension")
+        raise NoRoom("an array of more than one dimension")
     if not (text.startswith("{") and text.endswith("}")):
         raise ValueError("not an array literal")
     if '"' not in text:
@@ -54,6 +54,12 @@ def _quoted_items(text: str) -> list[str | None]:
             items.append(None if found[2] == "NULL" else found[2])
         at = found.end() + 1
     return items
+
+
+def leaves(text: str) -> list[str]:
+    """The items, without NULLs, of an array literal of any number of dimensions and any bounds."""
+    found = _ARRAY_ITEM.finditer(text, text.find("=") + 1 if text.startswith("[") else 0)
+    return [_ESCAPED.sub(r"\1", each[1]) if each[2] is None else each[2] for each in found if each[2] != "NULL"]
 
 
 def format_array(items: Sequence[str | None]) -> str:

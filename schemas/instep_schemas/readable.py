@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -18,11 +18,13 @@ import fastavro
 from instep.change import ABSENT, Row
 from instep_schemas.decode import compile_decoder, decode_key, expand
 from instep_schemas.documents import DocumentCodec
+from instep_schemas.exact import EXACT_HEADER, exact_texts
 from instep_schemas.records import unframe
 
 Read = Callable[[bytes], Any]
 
 _ENVELOPE: Final = {"before", "after", "source", "op"}
+_IMAGES: Final = ("before", "after")
 
 
 class Readable:
@@ -55,6 +57,23 @@ class Readable:
             return self._readers[schema_id](body)
         except Exception as exc:  # whatever a foreign program wrote must not end the listing
             return {"undecodable": f"does not fit schema {schema_id} ({type(exc).__name__})", "hex": data.hex()}
+
+
+def with_exact(shown: Any, headers: Sequence[tuple[str, Any]]) -> Any:
+    """An envelope as `Readable.read` gives it, with the values that its record's header tells; else as it is.
+
+    Raises:
+        ValueError: the header is none of ours.
+    """
+    content = dict(headers).get(EXACT_HEADER)
+    if content is None:
+        return shown
+    if not isinstance(shown, dict):
+        raise ValueError("no envelope")
+    texts = exact_texts(content)
+    shown = {name: value | texts.get(name, {}) if name in _IMAGES and value else value for name, value in shown.items()}
+    unchanged = [name for name in shown.pop("unchanged", ()) if name not in texts.get("after", ())]
+    return shown | ({"unchanged": unchanged} if unchanged else {})
 
 
 def _plain(data: bytes) -> Any:

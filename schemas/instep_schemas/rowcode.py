@@ -16,7 +16,7 @@ from instep_schemas.derive import Field
 from instep_schemas.masking import hashing
 from instep_schemas.values import BOOLEANS, MEMOISED, Codec, Memo, codec_of
 from instep_schemas.varint import LENGTH, SOME_LENGTH, counted
-from instep_schemas.wire import Refused, RefusedLabel, Unencodable, UnknownLabel, WireOptions
+from instep_schemas.wire import NoRoom, Refused, RefusedLabel, Unencodable, UnknownLabel, WireOptions
 
 Cell = bytes | None | Absent
 Tuple = Sequence[Cell]
@@ -29,7 +29,7 @@ _SOME: Final = b"\x02"
 class Cells:
     """One column's ways of being written, and the constants the generated code is made of."""
 
-    __slots__ = ("_none", "_some", "codec", "constant", "field", "filler", "options", "placeholder")
+    __slots__ = ("_none", "_some", "codec", "constant", "field", "filler", "options", "placeholder", "stand_in")
 
     def __init__(self, field: Field, options: WireOptions) -> None:
         self.field = field
@@ -45,6 +45,7 @@ class Cells:
         self.placeholder = standins.placeholder(field.mapped.avro, options.unavailable)
         if options.profile == "native" and self.placeholder is not None and field.mapped.codec != "label":
             self.codec = _guarded(self.codec, self.placeholder)
+        self.stand_in = self._make_stand_in()
         defaulted = field.optional and field.default is not None
         self._some, self._none = (_NULL, _SOME) if defaulted else (_SOME, _NULL)
         self.constant = None if field.masked is None else self.some(counted(b"*" * field.masked))
@@ -76,8 +77,17 @@ class Cells:
             content = counted(f"{0:.{max(field.mapped.scale, 0)}f}".encode())
         return self.some(content or b"\x00")
 
-    def after(self, row: Tuple) -> bytes:
-        """This column of a new row.
+    def _make_stand_in(self) -> bytes | None:
+        """What the row holds of a value that a header tells; None where none may: what is hidden is not told there."""
+        field = self.field
+        if self.options.profile != "native" or field.hashed is not None or field.cipher is not None:
+            return None
+        if field.mapped.codec in ("timestamp_us", "timestamp_ms"):
+            return self.codec(b"infinity")  # what it cannot count is the far future
+        return self.placeholder
+
+    def after(self, row: Tuple, exact: dict[str, str] | None = None) -> bytes:
+        """This column of a new row; a value with a stand-in is added to `exact`.
 
         Raises:
             Unencodable: always for a fault, naming the column.
@@ -97,11 +107,14 @@ class Cells:
         try:
             return self.some(self.codec(cell))
         except (ValueError, LookupError) as exc:
-            raise _unencodable(name, exc) from exc
+            if not isinstance(exc, NoRoom) or exact is None or self.stand_in is None:
+                raise _unencodable(name, exc) from exc
+            exact[name] = cell.decode()[: self.field.truncated]
+            return self.some(self.stand_in)
 
-    def before(self, row: Tuple) -> bytes:
-        """This column of an old row."""
-        return self.after(row) if self.field.identity or self.constant is not None else self.filler
+    def before(self, row: Tuple, exact: dict[str, str] | None = None) -> bytes:
+        """This column of an old row, as `after`."""
+        return self.after(row, exact) if self.field.identity or self.constant is not None else self.filler
 
     def key(self, row: Tuple) -> bytes:
         """This column as a part of the Kafka key; never absent or masked, null only where a setting chose the key."""
@@ -129,7 +142,7 @@ def _guarded(codec: Codec, placeholder: bytes) -> Codec:
     def encode(text: bytes) -> bytes:
         encoded = codec(text)
         if encoded == placeholder:
-            raise Refused("this value stands for an unchanged one on the wire")
+            raise NoRoom("this value stands for an unchanged one on the wire")
         return encoded
 
     return encode

@@ -15,7 +15,7 @@ from typing import Final
 from instep_schemas import civil, javatext, literals
 from instep_schemas.mapping import Mapped
 from instep_schemas.varint import LENGTH, counted, long, pack_double, pack_float, unsigned
-from instep_schemas.wire import Refused, RefusedLabel
+from instep_schemas.wire import NoRoom, Refused, RefusedLabel
 
 Codec = Callable[[bytes], bytes]
 
@@ -51,10 +51,10 @@ def checked_long(number: int) -> bytes:
     """A computed long.
 
     Raises:
-        Refused: more than 64 bits.
+        NoRoom: more than 64 bits.
     """
     if not -_INT64 <= number < _INT64:
-        raise Refused("outside the range of 64 bits")
+        raise NoRoom("outside the range of 64 bits")
     return long(number)
 
 
@@ -86,11 +86,12 @@ def unscaled(text: bytes, scale: int) -> int:
     """The digits of a number with exactly `scale` digits after the point.
 
     Raises:
-        Refused: NaN, Infinity, or more digits (never rounded in silence).
+        NoRoom: NaN, Infinity.
+        Refused: more digits (never rounded in silence).
     """
     whole, point, fraction = text.partition(b".")
     if not text[-1:].isdigit():
-        raise Refused("NaN and Infinity have no decimal form")
+        raise NoRoom("NaN and Infinity have no decimal form")
     if scale < 0 and not point:
         number, rest = divmod(int(whole), int(10**-scale))
         if rest:
@@ -117,7 +118,7 @@ def decimal(mapped: Mapped) -> Codec:
 def variable(text: bytes) -> bytes:
     """A numeric without scale: VariableScaleDecimal, trailing zeros stripped."""
     if not text[-1:].isdigit():
-        raise Refused("NaN and Infinity have no decimal form")
+        raise NoRoom("NaN and Infinity have no decimal form")
     whole, _, fraction = text.partition(b".")
     fraction = fraction.rstrip(b"0")
     return long(len(fraction)) + counted(twos_complement(int(whole + fraction)))
@@ -239,7 +240,7 @@ def _timestamp_micros(text: bytes) -> int:
         return civil.TIMESTAMP_MINUS_INFINITY_MS * 1000
     micros = civil.parse_timestamp(text)
     if micros in (civil.TIMESTAMP_INFINITY_MS * 1000, civil.TIMESTAMP_MINUS_INFINITY_MS * 1000):
-        raise Refused("this moment stands for infinity on the wire")
+        raise NoRoom("this moment stands for infinity on the wire")
     return micros
 
 
@@ -314,10 +315,17 @@ def array(mapped: Mapped) -> Codec:
     if mapped.item is None:
         raise AssertionError("an array without an item type")
     item = codec_of(mapped.item)
+    labels = mapped.item.codec == "label"
     strict = isinstance(mapped.avro, dict) and not isinstance(mapped.avro["items"], list)
 
     def encode(text: bytes) -> bytes:
-        items = literals.parse_array(text.decode())
+        try:
+            items = literals.parse_array(text.decode())
+        except NoRoom:
+            if labels:  # a label that the type did not have is to be looked up, also where a header tells the text
+                for each in literals.leaves(text.decode()):
+                    item(each.encode())
+            raise
         if not items:
             return b"\x00"
         if strict:

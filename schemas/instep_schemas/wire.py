@@ -27,6 +27,10 @@ class Refused(ValueError):
     """A value that an Avro type cannot carry; the message is the reason and never holds the value."""
 
 
+class NoRoom(Refused):
+    """A value of the column's type for which its Avro type has no room: the native profile tells it in a header."""
+
+
 class Unencodable(InstepError):
     """A value that the column's Avro type cannot carry: the change belongs into the dead letters.
 
@@ -263,11 +267,11 @@ EXCEPTIONS: Final[Mapping[str, Deviation]] = {
     "numeric-special": Deviation(
         "NaN or Infinity in a numeric becomes null, or stops the connector where null is not allowed "
         "(decimal.handling.mode=precise).",
-        "Unencodable: that change goes to the dead letters. (The native profile carries it in unconstrained numerics.)",
+        "Unencodable: that change goes to the dead letters. (The native profile carries it.)",
     ),
     "array-dimensions": Deviation(
         "Only one-dimensional arrays from 1 are supported; others lose their shape.",
-        "Unencodable.",
+        "Unencodable. (The native profile tells their text in a header.)",
     ),
     "null-in-enum-array": Deviation(
         "An array of enum labels that holds a null becomes null as a whole: its schema has no null for the items.",
@@ -275,7 +279,7 @@ EXCEPTIONS: Final[Mapping[str, Deviation]] = {
     ),
     "timestamp-range": Deviation(
         "Timestamps after the year 294247 do not fit the 64 bits of microseconds.",
-        "Unencodable.",
+        "Unencodable. (The native profile tells their text in a header.)",
     ),
     "far-dates": Deviation(
         "Dates and times BC are shifted.",

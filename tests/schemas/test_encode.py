@@ -15,9 +15,10 @@ from tests.schemas.samples import LOSSY, MOOD, SAMPLES, UNMAPPED, array, base, c
 
 from instep.change import ABSENT, Op
 from instep.relation import Column, Relation, ReplicaIdentity
-from instep_schemas.decode import compile_decoder, decode_key, decode_key_header
+from instep_schemas.decode import compile_decoder, compile_key_texts, decode_key, decode_key_header
 from instep_schemas.encode import NEW_KEY, OLD_KEY, compile_encoder
 from instep_schemas.envelope import SourceBlock, time_stamp, transaction_block
+from instep_schemas.exact import restored
 from instep_schemas.masking import hashing, serialized
 from instep_schemas.wire import (
     EXCEPTIONS,
@@ -252,13 +253,10 @@ TEXTS = [Column("v", base("text"), sql_type="text")]
 REQUIRED = [Column("v", base("text"), not_null=True, sql_type="text")]
 REFUSED = [
     (DEBEZIUM, NUMBER, b"NaN", "numeric-special", "NaN"),
-    (NATIVE, NUMBER, b"NaN", "numeric-special", "NaN"),
     (DEBEZIUM, ANY_NUMBER, b"-Infinity", "numeric-special", "Infinity"),
     (NATIVE, NUMBER, b"1.005", "", "more digits"),
-    (NATIVE, LIST, b"{{1,2},{3,4}}", "array-dimensions", "dimension"),
-    (NATIVE, LIST, b"[2:3]={1,2}", "array-dimensions", "lower bound"),
-    (NATIVE, MOMENT, b"294276-12-31 23:59:59.999999", "timestamp-range", "64 bits"),
-    (NATIVE, TEXTS, UNAVAILABLE.encode(), "", "stands for"),
+    (DEBEZIUM, LIST, b"{{1,2},{3,4}}", "array-dimensions", "dimension"),
+    (DEBEZIUM, MOMENT, b"294276-12-31 23:59:59.999999", "timestamp-range", "64 bits"),
     (NATIVE, REQUIRED, None, "null-in-not-null", "NOT NULL"),
     (NATIVE, LIST, b"{1,x}", "", "not the text"),
 ]
@@ -315,6 +313,72 @@ CARRIED = [
 def test_edge_values_come_back(options: WireOptions, columns: list[Column], text: str | None) -> None:
     (record,) = records(options, relation_of(columns), Op.CREATE, None, (b"1", bytes_of(text)))
     assert decoded(options, relation_of(columns), record.value).after == {"id": "1", "v": text}
+
+
+FAR = [Column("v", base("timestamp"), 3, sql_type="timestamp(3) without time zone")]
+NUMBERS = [Column("v", array(base("numeric")), numeric(4, 2), sql_type="numeric(4,2)[]")]
+BYTES = [Column("v", base("bytea"), sql_type="bytea")]
+MOODS = [Column("v", array(MOOD), sql_type="mood[]")]
+BESIDE = [
+    (NUMBER, "NaN"), (NUMBERS, "{1.50,NaN}"), (LIST, "{{1,2},{3,4}}"), (LIST, "[2:3]={1,2}"), (MOODS, "{{ok,NULL}}"),
+    (MOMENT, "294276-12-31 23:59:59.999999"), (MOMENT, "294247-01-10 04:00:25.2"), (FAR, "294247-01-10 04:00:25.2"),
+    (TEXTS, UNAVAILABLE), (BYTES, "\\x" + UNAVAILABLE.encode().hex()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("not_null", [False, True])
+@pytest.mark.parametrize(("columns", "text"), BESIDE)
+def test_values_without_room_come_back_by_their_header(columns: list[Column], text: str, not_null: bool) -> None:
+    relation = relation_of([replace(columns[0], not_null=not_null, identity=True)])
+    row = (b"1", text.encode())
+    (record,) = records(NATIVE, relation, Op.UPDATE, row, row)
+    assert record.exact is not None
+    change = decoded(NATIVE, relation, record.value)
+    assert change.after is not None and change.after["v"] in (ABSENT, "infinity")  # a reader without the header
+    told = restored(change, [record.exact])
+    assert told.before == told.after == {"id": "1", "v": text}
+    (deleted, _) = records(NATIVE, relation, Op.DELETE, row, None)
+    assert restored(decoded(NATIVE, relation, deleted.value), [deleted.exact]).before == told.before
+
+
+def test_the_header_is_of_one_change_only() -> None:
+    encoder = compile_encoder(relation_of([*LIST, replace(REQUIRED[0], name="w")]), NATIVE)
+    source, stamp = SOURCE["native"], time_stamp(NOW)
+    assert encoder.records(Op.CREATE, None, (b"1", b"{{1}}", b"x"), source, 1, stamp)[0].exact
+    assert encoder.records(Op.CREATE, None, (b"1", b"{1}", b"x"), source, 1, stamp)[0].exact is None
+    with pytest.raises(Unencodable):
+        encoder.records(Op.CREATE, None, (b"1", b"{{1}}", None), source, 1, stamp)
+    assert encoder.records(Op.CREATE, None, (b"1", b"{1}", b"x"), source, 1, stamp)[0].exact is None
+
+
+def test_the_header_tells_nothing_that_a_setting_hides() -> None:
+    options = replace(NATIVE, mask=(("public.things.v", 3),))
+    (record,) = records(options, relation_of(TEXTS), Op.CREATE, None, (b"1", UNAVAILABLE.encode()))
+    assert record.exact is None and UNAVAILABLE.encode() not in record.value
+    options = replace(NATIVE, truncate=(("public.things.v", len(UNAVAILABLE)),))
+    (record,) = records(options, relation_of(TEXTS), Op.CREATE, None, (b"1", f"{UNAVAILABLE} and more".encode()))
+    assert record.exact == ("instep.exact", json.dumps({"after": {"v": UNAVAILABLE}}, separators=(",", ":")).encode())
+
+
+@pytest.mark.parametrize(("columns", "text"), [(NUMBER, "NaN"), (LIST, "{{1}}")])
+def test_a_key_has_no_header_to_tell_its_values(columns: list[Column], text: str) -> None:
+    relation = relation_of(columns, key=("v",))
+    with pytest.raises(Unencodable, match=r"NaN|dimension") as caught:
+        records(NATIVE, relation, Op.CREATE, None, (b"1", text.encode()))
+    assert caught.value.column == "v"
+
+
+def test_a_key_may_be_the_placeholder() -> None:
+    relation = relation_of([replace(TEXTS[0], not_null=True)], key=("v",))
+    (record,) = records(NATIVE, relation, Op.CREATE, None, (b"1", UNAVAILABLE.encode()))
+    text = compile_encoder(relation, NATIVE).schemas.key_text
+    assert text is not None and decode_key(text)(record.key) == {"v": UNAVAILABLE}
+    assert compile_key_texts(text)(b"frame" + record.key) == (UNAVAILABLE,)
+
+
+def test_a_label_added_since_is_looked_up_also_in_an_array_of_arrays() -> None:
+    with pytest.raises(UnknownLabel):
+        records(NATIVE, relation_of(MOODS), Op.CREATE, None, (b"1", b"[0:0][1:2]={{ok,glad}}"))
 
 
 def test_a_key_that_the_store_does_not_tell_is_refused() -> None:

@@ -35,6 +35,20 @@ def test_shapes_that_a_list_cannot_have(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ("{}", []),
+        ("{1,NULL,2}", ["1", "2"]),
+        ('{{"NULL",a},{"b,\\"\\\\}","="}}', ["NULL", "a", 'b,"\\}', "="]),
+        ("[0:1][-2:-2]={{a},{b}}", ["a", "b"]),
+        ('[0:0]={"x=[y]"}', ["x=[y]"]),
+    ],
+)
+def test_the_items_of_an_array_of_any_shape(text: str, items: list[str]) -> None:
+    assert literals.leaves(text) == items
+
+
+@pytest.mark.parametrize(
     ("text", "parts", "iso"),
     [
         ("00:00:00", (0, 0, 0), "P0Y0M0DT0H0M0S"),

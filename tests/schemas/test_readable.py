@@ -14,7 +14,8 @@ from instep.change import ABSENT, Op
 from instep_schemas.documents import DocumentCodec, DocumentColumn, KeyCodec, key_schema, value_schema
 from instep_schemas.encode import compile_encoder
 from instep_schemas.envelope import SourceBlock, time_stamp
-from instep_schemas.readable import Readable
+from instep_schemas.exact import exact_header
+from instep_schemas.readable import Readable, with_exact
 from instep_schemas.records import frame
 from instep_schemas.wire import WireOptions
 
@@ -38,6 +39,19 @@ def test_an_envelope_gives_the_rows_as_postgresql_writes_them() -> None:
     kept, *_ = encoder.records(Op.UPDATE, None, (b"5", ABSENT), source, 3, time_stamp(4))
     shown = reader.read(kept.value)
     assert (shown["after"], shown["unchanged"]) == ({"id": "5"}, [column])
+
+
+def test_an_envelope_shows_what_its_header_tells() -> None:
+    shown = {"op": "u", "before": {"id": "5"}, "after": {"id": "5", "w": "1"}, "unchanged": ["v", "x"]}
+    header = exact_header({"before": {"w": "NaN"}, "after": {"v": "{{1}}"}})
+    told = with_exact(shown, [header])
+    assert told == {
+        "op": "u", "before": {"id": "5", "w": "NaN"}, "after": {"id": "5", "w": "1", "v": "{{1}}"}, "unchanged": ["x"]
+    }  # fmt: skip
+    assert "unchanged" not in with_exact({**shown, "unchanged": ["v"]}, [header])
+    assert with_exact(shown, []) == shown
+    with pytest.raises(ValueError, match="envelope"):
+        with_exact("of another program", [header])
 
 
 def test_documents_give_their_values() -> None:

@@ -24,7 +24,8 @@ from instep_connectors.kafka import (
 from instep_connectors.kafka.described import missing
 from instep_ops.planning.places import Places
 from instep_schemas.client import RegistryClient
-from instep_schemas.readable import Readable
+from instep_schemas.exact import EXACT_HEADER
+from instep_schemas.readable import Readable, with_exact
 from instep_schemas.schemaids import SchemaIds
 
 _STEP: Final = 1_000
@@ -258,6 +259,11 @@ class Tail:
             "key": self._readable.read(record.key),
             "value": self._readable.read(record.value),
         }
+        try:
+            shown["value"] = with_exact(shown["value"], record.headers)
+            headers.pop(EXACT_HEADER, None)
+        except ValueError:
+            pass  # another program's header of that name is shown as it is
         try:
             shown["position"] = str(Position.unpack(headers.pop(POSITION_HEADER)))
         except (KeyError, struct.error):

@@ -10,7 +10,6 @@ from typing import Final
 from instep.change import Op, Position
 from instep.journal import JournalEntry
 from instep_connectors.postgres.pgoutput import RawRow
-from instep_schemas.encode import Record as Encoded
 from instep_schemas.envelope import SourceBlock, time_stamp
 from instep_schemas.wire import Unencodable
 from instep_streams.capture.batch import Batch
@@ -68,7 +67,7 @@ class Bulk:
         try:
             encoded = table.encoder.records(op, old, new, source, lsn, self._stamp)
             if key is not None:
-                encoded = [Encoded(key, each.value, each.moved) for each in encoded]
+                encoded = [each._replace(key=key) for each in encoded]
             add_change(batch, table, op, encoded, position, self._parts.largest, self._parts.headers)
         except Unencodable as fault:
             self._parts.dead_letters.add(batch, table, position, op, old, new, fault)

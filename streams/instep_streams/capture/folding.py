@@ -13,6 +13,7 @@ from instep_connectors.kafka import Record
 from instep_schemas.client import RegistryClient
 from instep_schemas.decode import Decoder, Envelope, compile_decoder
 from instep_schemas.encode import NEW_KEY, OLD_KEY
+from instep_schemas.exact import restored
 from instep_schemas.records import unframe
 from instep_schemas.schemaids import SchemaIds
 from instep_streams.capture.batch import COUNTED
@@ -30,12 +31,12 @@ class Schemas:
         self._values: dict[int, Decoder] = {}
         self.prefixed = SchemaIds(registry).prefixed
 
-    def envelope(self, value: bytes) -> Envelope:
-        """Decode a framed envelope."""
-        schema_id, body = unframe(value)
+    def envelope(self, record: Record) -> Envelope:
+        """Decode a record that is no tombstone."""
+        schema_id, body = unframe(record.value or b"")
         if schema_id not in self._values:
             self._values[schema_id] = compile_decoder(self._registry.schema(schema_id))
-        return self._values[schema_id](body)
+        return restored(self._values[schema_id](body), record.headers)
 
     def close(self) -> None:
         """Close the registry's connections."""
@@ -131,7 +132,7 @@ class TableFold:
             if record.value is None:
                 self._check_tombstone(record, previous)
                 continue
-            envelope = self._schemas.envelope(record.value)
+            envelope = self._schemas.envelope(record)
             change = _Change(position, OLD_KEY in headers, record, envelope)
             if previous is not None and position < previous.position:
                 self._problem(f"{self._table}: {position} stands behind {previous.position} [{record.partition}]")

@@ -35,8 +35,8 @@ def add_change(
     """
     header: Headers = [(POSITION_HEADER, position.pack())] if context is None else context
     single = len(encoded) == 1 and encoded[0].moved is None
-    if single:
-        key, value, _ = encoded[0]
+    if single and encoded[0].exact is None:
+        key, value, _, _ = encoded[0]
         if value is not None and len(value) > largest:
             raise _too_large(len(key or b"") + len(value))
         batch.records.append(Record(table.topic, key, value, header))  # most changes
@@ -56,13 +56,14 @@ def add_change(
 def _add_several(
     batch: Batch, table: CapturedTable, encoded: list[Encoded], header: Headers, largest: int, context: Headers | None
 ) -> None:
-    size = sum(len(key or b"") + len(value or b"") for key, value, _ in encoded)
-    if any(len(value or b"") > largest for _, value, _ in encoded):
+    values = [len(value or b"") + (0 if exact is None else len(exact[1])) for _, value, _, exact in encoded]
+    size = sum(values) + sum(len(each.key or b"") for each in encoded)
+    if any(each > largest for each in values):
         raise _too_large(size)
-    for key, value, moved in encoded:
-        headers = header
+    for key, value, moved, exact in encoded:
+        headers = header if exact is None else [*header, exact]
         if moved is not None:
-            headers = [*header, moved] if context is None else [moved, *context]
+            headers = [*headers, moved] if context is None else [moved, *headers]
         batch.records.append(Record(table.topic, key, value, headers))
     batch.size += size
 

@@ -40,7 +40,7 @@ class Held:
         for record in self._schemas.prefixed(records):
             if record.value is None:
                 continue
-            envelope = self._schemas.envelope(record.value)
+            envelope = self._schemas.envelope(record)
             if envelope.op is Op.TRUNCATE:
                 self._clear(record)
             elif record.key is None:

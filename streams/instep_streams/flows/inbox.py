@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from instep.change import POSITION_HEADER, Op, Position
 from instep.errors import StateError
@@ -28,6 +28,7 @@ from instep_schemas.decode import (
     compile_key_texts,
     decode_key_header,
 )
+from instep_schemas.exact import EXACT_HEADER, exact_row, restored
 from instep_schemas.records import decode_journal, frame, unframe
 from instep_schemas.schemaids import SchemaIds
 from instep_schemas.shape import shape_of
@@ -160,7 +161,7 @@ class Inbox:
             if reader is None:
                 reader, newer = self._value_reader(record)
                 tables += newer
-            change = self._change(record, record.value, reader, told.get(_OLD_KEY))
+            change = self._change(record, record.value, reader, told)
             if change is not None:
                 found.append((told.get(POSITION_HEADER, _NO_POSITION), change))
         found.sort(key=_POSITION)  # packed positions sort as positions do; per key the offsets decide
@@ -174,7 +175,7 @@ class Inbox:
         if decode is None:
             decode = self._envelopes[reader.schema] = compile_decoder(reader.schema)
         try:
-            return decode(_unframed(record, record.value)[1])
+            return restored(decode(_unframed(record, record.value)[1]), record.headers)
         except _UNREADABLE as exc:
             raise _undecodable(record, exc) from exc
 
@@ -194,14 +195,17 @@ class Inbox:
         self._readers[prefix] = reader
         return reader, [] if latest is None else [latest]
 
-    def _change(self, record: Record, value: bytes, reader: _Reader, old: bytes | None) -> RowChange | None:
+    def _change(self, record: Record, value: bytes, reader: _Reader, told: dict[str, Any]) -> RowChange | None:
         try:
             op, row = reader.decode(value)
             if op is Op.TRUNCATE:
                 return RowChange(reader.table, op, ())
+            if row is not None and EXACT_HEADER in told:
+                row = exact_row(row, told[EXACT_HEADER])
             if record.key is None:
                 return None  # a keyless table: no flow can read it
             keys = self._keys.get(record.key[:FRAME]) or self._key_reader(record)
+            old = told.get(_OLD_KEY)
             moved = None if old is None else tuple(keys.decode_header(old).values())
             return RowChange(reader.table, op, keys.decode(record.key), row, moved)
         except _UNREADABLE as exc:

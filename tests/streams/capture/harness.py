@@ -157,7 +157,7 @@ class Shop:
         schemas = Schemas(registry)
         try:
             records = schemas.prefixed(self.records(table))
-            return [(r, None if r.value is None else schemas.envelope(r.value)) for r in records]
+            return [(r, None if r.value is None else schemas.envelope(r)) for r in records]
         finally:
             schemas.close()
 
