@@ -20,6 +20,7 @@ import fastavro
 
 from instep.protocols import Fields, Key
 from instep_schemas.civil import format_date, format_time, format_timestamp, parse_date, parse_time, parse_timestamp
+from instep_schemas.documentcode import UNWRITTEN, DocumentField, compile_document, compile_key
 
 _INVALID: Final = re.compile(r"[^A-Za-z0-9_]")
 _MODIFIER: Final = re.compile(r"\([^)]*\)")
@@ -135,6 +136,14 @@ class DocumentCodec:
         self._columns = [(field["name"], _column_of(field)) for field in schema["fields"]]
         self._forms = [(name, column.name, _form(column)) for name, column in self._columns]
         self._physical = fastavro.parse_schema(_physical(schema))
+        optional = [isinstance(field["type"], list) for field in schema["fields"]]
+        self._generated = compile_document(
+            [
+                DocumentField(column.name, _plain_type(column), form.avro, null, form.encode)
+                for (_, column), (*_, form), null in zip(self._columns, self._forms, optional, strict=True)
+            ],
+            Number,
+        )
 
     def encode(self, document: str) -> bytes:
         """The Avro body (unframed) of PostgreSQL's `row_to_json` text.
@@ -142,6 +151,12 @@ class DocumentCodec:
         Raises:
             Unencodable: a value that the column's Avro type cannot carry (NaN as decimal, an array of arrays).
         """
+        try:
+            return self._generated(document)
+        except UNWRITTEN:
+            return self._by_column(document)
+
+    def _by_column(self, document: str) -> bytes:
         row = json.loads(document, parse_float=Number, parse_int=Number)
         record = {}
         for name, column, form in self._forms:
@@ -170,20 +185,18 @@ class KeyCodec:
 
     def __init__(self, schema_text: str) -> None:
         schema = json.loads(schema_text)
-        self._fields = [(field["name"], field["type"] in ("int", "long")) for field in schema["fields"]]
+        self._names = [field["name"] for field in schema["fields"]]
         self._schema = fastavro.parse_schema(schema)
+        self._generated = compile_key([field["type"] for field in schema["fields"]])
 
     def encode(self, key: Key) -> bytes:
         """The Avro body (unframed) of a key given as PostgreSQL texts."""
-        record = {name: int(text) if whole else text for (name, whole), text in zip(self._fields, key, strict=True)}
-        out = io.BytesIO()
-        fastavro.schemaless_writer(out, self._schema, record)
-        return out.getvalue()
+        return self._generated(key)
 
     def decode(self, body: bytes) -> Key:
         """The key as PostgreSQL texts, in the order the flow names its columns."""
         record: Any = fastavro.schemaless_reader(io.BytesIO(body), self._schema, None)
-        return tuple(str(record[name]) for name, _ in self._fields)
+        return tuple(str(record[name]) for name in self._names)
 
 
 @lru_cache(256)
@@ -210,6 +223,11 @@ def _column_of(field: dict[str, Any]) -> DocumentColumn:
     return DocumentColumn(
         field.get("pg.name", field["name"]), field["pg.type"], field.get("pg.kind", "b"), field.get("pg.element")
     )
+
+
+def _plain_type(column: DocumentColumn) -> str:
+    """The type's name without modifiers; an enum's labels are texts."""
+    return {"b": _MODIFIER.sub("", column.type), "e": "text"}.get(column.kind, "")
 
 
 def _physical(node: Any) -> Any:
