@@ -227,7 +227,7 @@ class Publisher:
         """
         await self._in_thread(self._blocking.start)
 
-    async def publish(self, records: Iterable[OutRecord], last: Last | None = None) -> tuple[Offsets, Offsets]:
+    async def publish(self, records: Iterable[RawRecord], last: Last | None = None) -> tuple[Offsets, Offsets]:
         """Commit all records, and the one that `last` makes of their offsets, or none of them.
 
         Args:

@@ -26,7 +26,7 @@ from instep_streams.flows.catalog import Table, query
 from instep_streams.flows.compile import Plan
 from instep_streams.flows.deploy import deploy, version_of
 from instep_streams.flows.evaluate import EVALUATION_ERRORS, Emitted, Evaluation, FlowFault
-from instep_streams.flows.images import Anchor
+from instep_streams.flows.images import Anchor, divide
 from instep_streams.flows.layout import Share
 from instep_streams.flows.pace import SLICE, Pace
 from instep_streams.flows.parts import Parts, switch_off, use, wanted_by
@@ -221,16 +221,19 @@ class Engine:
             images = self._replica.apply((entry.batch, change) for entry, changes in entries for change in changes)
             dirty = images.anchors(self._walk)
             self._bring_up_parts(dirty)
-            for flow, anchors in dirty.items():
+            for flow, found in dirty.items():
                 if flow in self._whole:
                     continue
-                if self._is_large(flow, anchors):
+                now, later = divide(found, max(SLICE, count))
+                if aim.more or flow in put_off:
+                    now, later = set(), now | later
+                if self._is_large(flow, later):
                     self._conn.execute("UPDATE instep.flows SET whole = true WHERE name = %s", (flow,))
                     whole.add(flow)
-                elif aim.more or flow in put_off or len(anchors) > max(SLICE, count):
-                    self._flows[flow].put_off(anchors)
-                else:
-                    documents += self._evaluate(flow, anchors, batch)
+                elif later:
+                    self._flows[flow].put_off(later)
+                if now:
+                    documents += self._evaluate(flow, now, batch)
             self._whole |= whole
             reached = self._reached(aim, documents)
             self._record(documents, reached)
@@ -269,17 +272,15 @@ class Engine:
     def _is_large(self, flow: str, anchors: set[Anchor]) -> bool:
         return len(anchors) > _MANY and len(anchors) > _LARGE_PART * self._flows[flow].emitted_estimate()
 
-    def _bring_up_parts(self, dirty: dict[str, set[Anchor]]) -> None:
+    def _bring_up_parts(self, dirty: dict[str, list[set[Anchor]]]) -> None:
         """Intermediate results first; the keys that they lead to are added to the flows' own."""
         for flow, parts in self.parts.items():
-            found = dirty.get(flow, set())
             try:
-                for anchors in parts.apply(dirty, SLICE, self._walk):
-                    found |= anchors
+                found = [anchors for anchors in parts.apply(dirty, SLICE, self._walk) if anchors]
             except EVALUATION_ERRORS as exc:
                 raise FlowFault(flow, exc, of_part=True) from exc
             if found:
-                dirty[flow] = found
+                dirty[flow] = dirty.get(flow, []) + found
 
     def _without_parts(self, fault: FlowFault) -> None:
         """A part's SELECT fails for some of its keys: by the flow's own text only the documents concerned fail."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from instep_streams.flows.catalog import quote
@@ -88,13 +88,15 @@ class Images:
         """Rows as a statement with `ImageColumns` returned them."""
         self._rows[table] += rows
 
-    def anchors(self, lookup: Callable[[str, Sequence[Sequence[str]]], Sequence[Anchor]]) -> dict[str, set[Anchor]]:
-        """The dirty anchors of each flow.
+    def anchors(
+        self, lookup: Callable[[str, Sequence[Sequence[str]]], Sequence[Anchor]]
+    ) -> dict[str, list[set[Anchor]]]:
+        """The dirty anchors of each flow, a set for each way that led to some.
 
         Args:
             lookup: runs a walk's SQL with one list of texts per image column; called after the whole batch is applied.
         """
-        dirty: dict[str, set[Anchor]] = defaultdict(set)
+        dirty: dict[str, list[set[Anchor]]] = defaultdict(list)
         walked: dict[str, set[Anchor]] = defaultdict(set)
         flows: dict[str, set[str]] = defaultdict(set)
         for table, rows in self._rows.items():
@@ -104,15 +106,32 @@ class Images:
                 for walk in each.walks:
                     values = _values(rows, flag, [len(wanted) + at[e] for e in walk.image], len(at))
                     if walk.sql is None:
-                        dirty[each.flow] |= values
+                        dirty[each.flow].append(values)
                     elif values:
                         walked[walk.sql] |= values
                         flows[walk.sql].add(each.flow)
         for sql, values in walked.items():
             found = {row for row in lookup(sql, [list(each) for each in zip(*values, strict=True)]) if None not in row}
             for flow in flows[sql]:
-                dirty[flow] |= found
-        return {flow: anchors for flow, anchors in dirty.items() if anchors}
+                dirty[flow].append(found)
+        return {flow: some for flow, sets in dirty.items() if (some := [each for each in sets if each])}
+
+
+def divide(found: Iterable[set[Anchor]], most: int) -> tuple[set[Anchor], set[Anchor]]:
+    """The anchors to be evaluated at once, and those that can wait: of one large change, not of all changes beside it.
+
+    Args:
+        found: the anchors of each way.
+        most: how many at once.
+    """
+    now: set[Anchor] = set()
+    later: set[Anchor] = set()
+    for anchors in sorted(found, key=len):
+        if len(now) + len(anchors) > most:
+            later |= anchors
+        else:
+            now |= anchors
+    return now, later - now
 
 
 def _values(rows: Sequence[tuple[Any, ...]], flag: int, old: Sequence[int], width: int) -> set[Anchor]:

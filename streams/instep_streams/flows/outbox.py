@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -12,7 +12,7 @@ from instep.errors import StateError
 from instep.protocols import Key
 from instep.settings import KafkaSettings
 from instep.topics import emission_topic, flow_topic, key_subject, value_subject
-from instep_connectors.kafka import OutRecord, Record, TopicSpec, ensure_topics, last_record, read_topic
+from instep_connectors.kafka import RawRecord, Record, TopicSpec, ensure_topics, last_record, read_topic
 from instep_schemas.client import RegistryClient
 from instep_schemas.documents import (
     DocumentCodec,
@@ -58,8 +58,8 @@ class _Flow:
 
     topic: str
     version: bytes
-    key_id: int
-    value_id: int
+    key_frame: bytes
+    value_frame: bytes
     keys: KeyCodec
     documents: DocumentCodec
 
@@ -95,41 +95,33 @@ class Outbox:
         ensure_topics(self._kafka, [TopicSpec(topic, parts, _COMPACTED)])
         keys, values = key_schema(flow, columns, key), value_schema(flow, columns, key)
         self._flows[flow] = _Flow(
-            topic, version.encode("ascii"), self._registry.register(key_subject(topic), keys),
-            self._registry.register(value_subject(topic), values), KeyCodec(keys), DocumentCodec(values),
+            topic, version.encode("ascii"), frame(self._registry.register(key_subject(topic), keys), b""),
+            frame(self._registry.register(value_subject(topic), values), b""), KeyCodec(keys), DocumentCodec(values),
         )  # fmt: skip
 
-    def records(self, batch: Batch) -> Iterator[OutRecord]:
-        """A batch's documents and tombstones, the marker last.
+    def records(self, batch: Batch) -> Iterator[RawRecord]:
+        """A batch's documents and tombstones, the marker last; made one by one, also in another thread and later.
 
         Raises:
             StateError: a document holds a value that its schema cannot carry.
         """
+        return self._records(batch, self._flows.copy())  # a flow may have been deployed anew by then
+
+    def _records(self, batch: Batch, flows: Mapping[str, _Flow]) -> Iterator[RawRecord]:
         progress = batch.progress
-        position = progress.position.pack()
         committed = (0 if batch.seed else progress.committed_us).to_bytes(8, "big", signed=True)
-        for each in batch.documents:
-            flow = self._flows[each.flow]
+        constant = [(POSITION_HEADER, progress.position.pack()), (COMMITTED_HEADER, committed)]
+        for name, key, document, digest, number in batch.documents:
+            flow = flows[name]
             headers = [
-                (BATCH_HEADER, each.batch.to_bytes(8, "big", signed=True)), (POSITION_HEADER, position),
-                (COMMITTED_HEADER, committed), (DIGEST_HEADER, each.digest.encode("ascii")),
-                (FLOW_HEADER, flow.version),
+                (BATCH_HEADER, number.to_bytes(8, "big", signed=True)), *constant,
+                (DIGEST_HEADER, digest.encode("ascii")), (FLOW_HEADER, flow.version),
             ]  # fmt: skip
-            key = frame(flow.key_id, flow.keys.encode(each.key))
-            yield OutRecord(flow.topic, key, self._value(flow, each.document), None, headers)
+            value = None if document is None else _value(flow, document)
+            yield flow.topic, flow.key_frame + flow.keys.encode(key), value, None, headers, 0
         marker = {"batch": progress.batch, "settled": progress.settled, "entry": progress.entry}
         topic = emission_topic(self._source, self._share.of)
-        yield OutRecord(topic, b"worker", json.dumps(marker).encode(), self._share.number)
-
-    def _value(self, flow: _Flow, document: str | None) -> bytes | None:
-        if document is None:
-            return None
-        try:
-            return frame(flow.value_id, flow.documents.encode(document))
-        except Unencodable as exc:
-            raise StateError(
-                f"A document of {flow.topic} cannot be written: {exc}.", "Cast the column to text in the SELECT."
-            ) from exc
+        yield topic, b"worker", json.dumps(marker).encode(), self._share.number, None, 0
 
     def held(self, flow: str) -> Iterable[tuple[Key, str]]:
         """Keys and digests of the documents that a flow's topic holds alive."""
@@ -142,6 +134,15 @@ class Outbox:
             else:
                 alive[key] = dict(record.headers).get(DIGEST_HEADER, b"").decode("ascii")
         return alive.items()
+
+
+def _value(flow: _Flow, document: str) -> bytes:
+    try:
+        return flow.value_frame + flow.documents.encode(document)
+    except Unencodable as exc:
+        raise StateError(
+            f"A document of {flow.topic} cannot be written: {exc}.", "Cast the column to text in the SELECT."
+        ) from exc
 
 
 def read_marker(kafka: KafkaSettings, source: str, share: Share = _ALL) -> Marker:

@@ -157,8 +157,9 @@ class Parts:
                 yield table, Wanted(name, plan.needed[table], walks)
 
     def apply(
-        self, dirty: dict[str, set[Anchor]], most: int, lookup: Callable[[str, Sequence[Sequence[str]]], list[Anchor]]
-    ) -> Iterable[set[Anchor]]:
+        self, dirty: dict[str, list[set[Anchor]]], most: int,
+        lookup: Callable[[str, Sequence[Sequence[str]]], list[Anchor]],
+    ) -> Iterable[set[Anchor]]:  # fmt: skip
         """Take the parts' dirty keys out of `dirty`, bring the parts up to date; gives the flow's anchors they lead to.
 
         Args:
@@ -167,7 +168,7 @@ class Parts:
             lookup: runs a walk's SQL with one list of texts per image column.
         """
         for name, each in self._kept.items():
-            anchors = dirty.pop(name, None)
+            anchors = set().union(*dirty.pop(name, ()))
             changed = each.apply(anchors, most) if anchors else ()
             for walk in self.plan.walks.get(each.part.table.id, ()) if changed else ():
                 at = [each.part.plan.anchor.index(image) for image in each.part.named(walk.image)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -12,7 +12,7 @@ from psycopg import Connection
 from instep.errors import Advice, FlowError, StateError, advice
 from instep.flowfile import Flow, load_all
 from instep.settings import Settings
-from instep_connectors.kafka import OutRecord, Record
+from instep_connectors.kafka import RawRecord, Record
 from instep_schemas.client import RegistryClient
 from instep_streams.flows import progress
 from instep_streams.flows.ahead import Ahead
@@ -35,10 +35,15 @@ log = logging.getLogger(__name__)
 
 
 class Outgoing(NamedTuple):
-    """One Kafka transaction to be made, and the batch number to confirm with `Worker.sent`."""
+    """One Kafka transaction to be made, and the batch number to confirm with `Worker.sent`.
+
+    Attributes:
+        batch: what was committed.
+        records: made as they are asked for, once: while they are, the next step may be under way.
+    """
 
     batch: Batch
-    records: list[OutRecord]
+    records: Iterable[RawRecord]
 
 
 class Worker:
@@ -249,7 +254,7 @@ class Worker:
     def _outgoing(self, batch: Batch) -> Iterator[Outgoing]:
         if batch.documents or self._tell:
             self._tell = False
-            yield Outgoing(batch, list(self._outbox.records(batch)))
+            yield Outgoing(batch, self._outbox.records(batch))
 
     def sent(self, batch: Batch) -> None:
         """A batch is published, and so are all before it."""

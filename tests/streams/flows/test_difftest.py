@@ -94,6 +94,19 @@ def test_a_defect_of_intermediate_results_is_noticed(
     assert differences("shop", databases, 1, 60, stop_at_difference=True)
 
 
+def _forgetting(found: Any, most: int) -> tuple[Any, Any]:
+    now, _ = images.divide(found, most)
+    return now, set()
+
+
+def test_forgotten_keys_of_a_large_change_are_noticed(
+    databases: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "SLICE", 2)
+    monkeypatch.setattr(engine, "divide", _forgetting)
+    assert differences("shop", databases, 1, 60, stop_at_difference=True)
+
+
 def random_flows(seed: int, count: int) -> dict[str, str]:
     selects = Selects(random.Random(seed))
     return {f"seed {seed}, select {number:03}": selects.flow() for number in range(count)}
