@@ -10,6 +10,7 @@ from instep_schemas.decode import expand
 from instep_schemas.decodercode import column_name
 from instep_schemas.shape import sql_type
 from instep_schemas.standins import kind_of
+from instep_schemas.wire import EXACT
 
 NO_DEFAULT: Final = object()
 
@@ -58,7 +59,7 @@ def row_of(value_text: str, key_text: str | None = None) -> Row:
         schema = next(each for each in images[0] if each != "null")
     key = () if key_text is None else tuple(map(column_name, expand(json.loads(key_text))["fields"]))
     identity = schema.get("pg.identity")
-    fields = {field["name"]: _field(field) for field in schema["fields"]}
+    fields = {field["name"]: _field(field) for field in schema["fields"] if EXACT not in field}
     return Row(fields, key, None if identity is None else tuple(identity))
 
 

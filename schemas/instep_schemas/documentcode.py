@@ -57,12 +57,13 @@ class DocumentField(NamedTuple):
         return self.type in _QUOTED or self.type in _WHOLE or self.avro == "boolean" or self.scale is not None
 
 
-def compile_document(fields: Sequence[DocumentField], number: type[str]) -> Callable[[str], bytes]:
+def compile_document(fields: Sequence[DocumentField], number: type[str], end: bytes = b"") -> Callable[[str], bytes]:
     """Make the function of one schema.
 
     Args:
         fields: the columns, in the schema's order.
         number: what JSON's numbers are read as where some column must tell them from strings.
+        end: what stands behind the columns.
     """
     plain = all(field.plain for field in fields)
     numbers: dict[str, Any] = {"parse_float": str} if plain else {"parse_float": number, "parse_int": number}
@@ -75,7 +76,7 @@ def compile_document(fields: Sequence[DocumentField], number: type[str]) -> Call
     for at, field in enumerate(fields):
         lines.append(f" v = row[{field.column!r}]")
         lines.append(f" w{at} = {_expression(field, f'f{at}', names, plain)}")
-    lines.append(f" return join(({''.join(f'w{at}, ' for at in range(len(fields)))}))")
+    lines.append(f" return join(({''.join(f'w{at}, ' for at in range(len(fields)))}{end!r}))")
     encode: Callable[[str], bytes] = _compiled(lines, names)
     return encode
 

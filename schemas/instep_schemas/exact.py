@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from instep.change import Row
 from instep_schemas.decode import Envelope
+from instep_schemas.wire import EXACT
 
-EXACT_HEADER: Final = "instep.exact"
+EXACT_HEADER: Final = EXACT
 """Kafka header of a data record of the native profile, where there is such a value: PostgreSQL's texts by column."""
 
 Texts = dict[str, dict[str, str]]

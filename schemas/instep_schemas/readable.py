@@ -20,6 +20,7 @@ from instep_schemas.decode import compile_decoder, decode_key, expand
 from instep_schemas.documents import DocumentCodec
 from instep_schemas.exact import EXACT_HEADER, exact_texts
 from instep_schemas.records import unframe
+from instep_schemas.wire import EXACT
 
 Read = Callable[[bytes], Any]
 
@@ -96,7 +97,7 @@ def reader_of(text: str) -> Read:
         return _envelope(text)
     if fields and schema.get("name") == "Key" and "connect.name" in schema:
         return decode_key(text)
-    if fields and schema.get("name") == "Value" and all("pg.type" in field for field in fields):
+    if fields and schema.get("name") == "Value" and all("pg.type" in field or EXACT in field for field in fields):
         codec = DocumentCodec(text)
         return lambda body: _json(codec.decode(body))
     parsed = fastavro.parse_schema(expand(schema) if fields else schema, _force=True)

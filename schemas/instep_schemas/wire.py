@@ -78,6 +78,8 @@ PLAIN: Final = "plain"
 """The algorithm of a tag whose columns are not encrypted, on purpose."""
 CIPHER: Final = "instep.cipher"
 """Attribute of an encrypted column's field: its `Cipher`."""
+EXACT: Final = "instep.exact"
+"""The header of a data record, and attribute of a document's field, that tell values without room in their types."""
 
 
 class Tag(NamedTuple):

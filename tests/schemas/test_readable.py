@@ -58,6 +58,8 @@ def test_documents_give_their_values() -> None:
     columns = [DocumentColumn("sku", "text"), DocumentColumn("price", "numeric(10,2)"), DocumentColumn("at", "date")]
     values, keys = value_schema("card", columns, ["sku"]), key_schema("card", columns, ["price"])
     reader = readable(s1=keys, s2=values)
+    body = DocumentCodec(values).encode('{"sku":"A","price":"NaN","at":"2026-01-31"}')
+    assert reader.read(frame(2, body))["price"] == "NaN"
     body = DocumentCodec(values).encode('{"sku":"A","price":9.50,"at":"2026-01-31"}')
     assert reader.read(frame(2, body)) == {"sku": "A", "price": "9.50", "at": "2026-01-31"}
     assert reader.read(frame(1, KeyCodec(keys).encode(("9.50",)))) == {"price": "9.50"}

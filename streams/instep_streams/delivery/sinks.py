@@ -11,6 +11,7 @@ from instep.protocols import Sink
 from instep.settings import RegistrySettings, Settings
 from instep.topics import flow_topic, value_subject
 from instep_schemas.client import RegistryClient
+from instep_schemas.wire import EXACT
 
 
 def registry_client(registry: RegistrySettings) -> RegistryClient:
@@ -47,7 +48,7 @@ def delivered_columns(flow: Flow, registry: RegistryClient) -> tuple[str, ...] |
         return None
     schema = json.loads(found[2])
     record = schema if isinstance(schema, dict) else next(each for each in schema if isinstance(each, dict))
-    return tuple(field.get("pg.name", field["name"]) for field in record["fields"])
+    return tuple(field.get("pg.name", field["name"]) for field in record["fields"] if EXACT not in field)
 
 
 def open_sink(settings: Settings, flow: Flow, registry: RegistryClient | None = None, *, late: bool = False) -> Sink:
