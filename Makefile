@@ -17,7 +17,7 @@ demo: setup
 	$(BIN)/instep demo $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(or $(ARGS),--numprocesses 2 --dist loadfile)
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -133,6 +133,8 @@ def test_every_change_arrives_exactly_once_over_many_kills(
                 await_entries(shop, dice.randint(1, 3))
             process.kill()
             deaths["capture"] += 1
+            if deaths.total() % 100 == 0:
+                print(f"{deaths.total()} of {KILLS} kills {dict(deaths)}", flush=True)
     with shop.capturing(seconds=120):
         audit = shop.audit()
     assert audit.ok, audit.problems
