@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, KeysView, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -67,6 +67,11 @@ class Table:
     def sql(self) -> str:
         """The quoted, qualified name."""
         return f"{quote(self.schema)}.{quote(self.name)}"
+
+    @property
+    def names(self) -> KeysView[str]:
+        """The columns' names."""
+        return self._types.keys()
 
     def __contains__(self, column: str) -> bool:
         return column in self._types

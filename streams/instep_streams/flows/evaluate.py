@@ -313,9 +313,9 @@ SELECT {key_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
         return f"DELETE FROM {self._pending} p USING unnest({given}) AS u({columns}) WHERE {match}"
 
     def _emitted(self, row: tuple[Any, ...], batch: int) -> Emitted:
-        *key, document, number, _ = row
-        digest = "" if document is None else f"{number & 0xFFFFFFFFFFFFFFFF:016x}"
-        return Emitted(self.plan.flow.name, tuple(key), document, digest, batch)
+        document = row[-3]
+        digest = "" if document is None else f"{row[-2] & 0xFFFFFFFFFFFFFFFF:016x}"
+        return Emitted(self.plan.flow.name, row[:-3], document, digest, batch)
 
     def _not_unique(self) -> FlowError:
         return refuse("KEY_NOT_UNIQUE", f"Flow {self.plan.flow.name}, key ({', '.join(self.plan.flow.key)})")

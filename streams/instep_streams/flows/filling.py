@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
@@ -16,6 +16,9 @@ from instep_streams.flows.rows import RowChange
 
 _PATIENCE: Final = 3
 """So many refused batches of one table: a snapshot of rows that are held is under way."""
+
+_TAB: Final = "\t"
+_ESCAPED: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 Positioned = tuple[int, RowChange]
 """A change with its position."""
@@ -44,15 +47,14 @@ class Filling:
         """
         if self._refused[table.id] >= _PATIENCE:
             return False
-        values = _values(table, rows)
-        if values is None or self._holds(gone):
+        text = copy_text(table, rows)
+        if text is None or self._holds(gone):
             return False
         names = ", ".join(quote(name) for name in [*(column.name for column in table.columns), POSITION])
         try:
             with self._conn.transaction(), self._conn.cursor() as cursor:
                 with cursor.copy(f"COPY {table.sql} ({names}) FROM STDIN".encode()) as copy:
-                    for row in values:
-                        copy.write_row(row)
+                    copy.write(text)
         except (psycopg.errors.UniqueViolation, psycopg.DataError):
             self._refused[table.id] += 1  # the statement that replaces rows decides, and says what is wrong
             return False
@@ -62,16 +64,28 @@ class Filling:
         return self._conn.execute(f"SELECT EXISTS (SELECT FROM {table})".encode()).fetchone() == (True,)
 
 
-def _values(table: Table, rows: Sequence[Positioned]) -> list[tuple[object, ...]] | None:
-    """The rows as COPY takes them; None when one of them does not carry every column."""
-    pick = itemgetter(*(column.name for column in table.columns), table.columns[0].name)
-    values = []
+def copy_text(table: Table, rows: Sequence[Positioned]) -> str | None:
+    """The rows in COPY's text format, each with its position; None when one of them does not carry every column."""
+    names = list(table.names)
+    pick: Callable[[Any], Iterable[Any]] = itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)
+    try:
+        text = "\n".join([f"{_TAB.join(pick(change.row))}\t{position}" for position, change in rows])
+    except (KeyError, TypeError):  # a null or an absent value, or no row at all
+        return _told_apart(names, rows)
+    tabs, ends = len(names) * len(rows), len(rows) - 1
+    if "\\" in text or "\r" in text or text.count("\t") != tabs or text.count("\n") != ends:
+        return _told_apart(names, rows)
+    return f"{text}\n"
+
+
+def _told_apart(names: Sequence[str], rows: Sequence[Positioned]) -> str | None:
+    """As `copy_text`, value by value."""
+    lines = []
     for position, change in rows:
-        try:
-            row = pick(change.row)  # type: ignore[arg-type]  # a row that is None is a TypeError
-        except (KeyError, TypeError):
+        row = change.row
+        if row is None or any(row.get(name, ABSENT) is ABSENT for name in names):
             return None
-        if ABSENT in row:
-            return None
-        values.append((*row[:-1], position))
-    return values
+        values = [row[name] for name in names]
+        texts = ["\\N" if each is None else str(each).translate(_ESCAPED) for each in values]
+        lines.append(f"{_TAB.join(texts)}\t{position}\n")
+    return "".join(lines)

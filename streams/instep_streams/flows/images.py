@@ -135,10 +135,11 @@ def divide(found: Iterable[set[Anchor]], most: int) -> tuple[set[Anchor], set[An
 
 
 def _values(rows: Sequence[tuple[Any, ...]], flag: int, old: Sequence[int], width: int) -> set[Anchor]:
-    found = set()
+    changed = [row for row in rows if row[flag]]
+    if len(old) == 1:  # mostly: a set of texts costs a fraction of a set of tuples
+        (at,) = old
+        texts = {row[at] for row in changed} | {row[at + width] for row in changed}
+        return {(each,) for each in texts if each is not None}
     new = [i + width for i in old]
-    for row in rows:
-        if row[flag]:
-            found.add(tuple([row[i] for i in old]))
-            found.add(tuple([row[i] for i in new]))
+    found = {tuple([row[i] for i in each]) for row in changed for each in (old, new)}
     return {each for each in found if None not in each}

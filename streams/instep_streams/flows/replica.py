@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from psycopg import Connection
 
-from instep.change import ABSENT, Absent, Op
+from instep.change import ABSENT, Op, Row, Value
 from instep.errors import StateError
 from instep_streams.flows.catalog import GIVEN, POSITION, Table, query, quote
 from instep_streams.flows.filling import Filling, Positioned
@@ -23,11 +23,19 @@ from instep_streams.flows.tables import Tables
 
 @dataclass(slots=True)
 class _Pending:
-    """What is to happen to one row: the last change of it, with absent values filled from those before."""
+    """What is to happen to one row: the last change of it, with absent values filled from those before.
+
+    Attributes:
+        position: of the change.
+        row: the new row, None when it is deleted.
+        last: a deleted row's last values.
+        partial: the new row has absent values still.
+    """
 
     position: int
-    row: dict[str, str | Absent | None] | None
-    last: dict[str, str | Absent | None] | None = None
+    row: Row | None
+    last: Row | None = None
+    partial: bool = False
 
 
 _TableBatch = dict[RowKey, _Pending]
@@ -64,19 +72,23 @@ class Replica:
             StateError: a change without a value for a column whose stored value is missing.
         """
         images = Images(self._wanted)
-        batches: dict[str, _TableBatch] = {}
+        batches: dict[str, tuple[Table | None, _TableBatch]] = {}
         for position, change in self._filled(list(changes)):
-            table = self._tables.get(change.table)
+            name = change.table
+            if name not in batches:
+                batches[name] = self._tables.get(name), {}
+            table, batch = batches[name]
             if table is None:
                 continue  # keyless: no flow can read it
-            batch = batches.setdefault(change.table, {})
             if change.op is Op.TRUNCATE:
-                self._flush(table, batches.pop(change.table), images)
+                del batches[name]
+                self._flush(table, batch, images)
                 self._truncate(table, position, images)
             else:
                 self._add(table, batch, position, change)
-        for name, batch in batches.items():
-            self._flush(self._tables[name], batch, images)
+        for table, batch in batches.values():
+            if table is not None:
+                self._flush(table, batch, images)
         return images
 
     def _filled(self, changes: list[Positioned]) -> list[Positioned]:
@@ -101,15 +113,19 @@ class Replica:
             last = before.row or before.last if before is not None else None
             batch[change.key] = _Pending(position, None, last)
             return
-        row = {column.name: change.row.get(column.name, column.default) for column in table.columns}
-        if ABSENT in row.values():
-            self._fill(table, batch, row, before, change.moved_from)
-        batch[change.key] = _Pending(position, row)
+        row = change.row
+        if row.keys() != table.names:
+            row = {column.name: row.get(column.name, column.default) for column in table.columns}
+        partial = ABSENT in row.values()
+        if partial:
+            row = self._filled_in(table, batch, dict(row), before, change.moved_from)
+            partial = ABSENT in row.values()
+        batch[change.key] = _Pending(position, row, None, partial)
 
-    def _fill(
-        self, table: Table, batch: _TableBatch, row: dict[str, str | Absent | None], before: _Pending | None,
+    def _filled_in(
+        self, table: Table, batch: _TableBatch, row: dict[str, Value], before: _Pending | None,
         moved_from: RowKey | None,
-    ) -> None:  # fmt: skip
+    ) -> Row:  # fmt: skip
         """Take what the change does not carry from earlier in the batch, or from under the row's old key."""
         origin = before
         if moved_from is not None:
@@ -123,6 +139,7 @@ class Replica:
             for name, value in row.items():
                 if value is ABSENT:
                     row[name] = stored[name]
+        return row
 
     def _stored(self, table: Table, key: RowKey) -> dict[str, str | None]:
         names = ", ".join(f"({quote(column.name)})::text" for column in table.columns)
@@ -138,7 +155,7 @@ class Replica:
         for key, each in batch.items():
             if each.row is None:
                 deleted.append((*key, each.position))
-            elif ABSENT in each.row.values():
+            elif each.partial:
                 partial.setdefault(frozenset(n for n, v in each.row.items() if v is ABSENT), []).append(each)
             else:
                 complete.append(each)

@@ -83,6 +83,14 @@ def test_rows_of_a_snapshot_are_copied(dsn: str) -> None:
     assert held(dsn) == [*((n, name, None) for n, name in enumerate(odd)), (9, "n", "x  ")]
 
 
+@pytest.mark.parametrize("name", ["plain", "\\N", "\\.", "a\tb", "a\nb", "a\rb", "a\\tb", "\n\t"])
+def test_rows_without_a_null_are_copied_as_they_are(name: str, dsn: str) -> None:
+    with engine(dsn) as made:
+        process(made, [read(1, name="first", code="abc"), read(2, name=name, code="abc")])
+    assert statements(dsn) == ["COPY"]
+    assert held(dsn) == [(1, "first", "abc"), (2, name, "abc")]
+
+
 def test_a_row_that_is_held_is_replaced_by_the_position_rule(dsn: str) -> None:
     with engine(dsn) as made:
         process(made, [written(1, Op.CREATE, "old")], [read(1), read(2), read(2, name="again")])
