@@ -6,16 +6,21 @@ import os
 import random
 import threading
 from collections.abc import Sequence
+from ctypes import c_float
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
+from tests.schemas.bythedocs import Reader
 from tests.streams.capture.anytype import BASE, WITHOUT_VALUES, arrays, drawn, literal
 from tests.streams.capture.conftest import MakeShop
 from tests.streams.capture.harness import Shop
 from tests.streams.capture.test_copies import await_copies
 
 from instep.change import Op, Value
+from instep_schemas.client import RegistryClient
+from instep_schemas.literals import parse_array
+from instep_schemas.records import unframe
 from instep_streams.capture.recovery import recover
 from instep_streams.capture.task import Task
 
@@ -173,6 +178,7 @@ def test_a_value_of_every_type_is_the_stores_text_wherever_it_arrives(make_shop:
     expected["lists"] += [(Op.READ, 100 + number) for number in range(3)]
     printed["lists"] |= rows_of(shop, "lists")
     for table, columns in tables.items():
+        read_as_documented(shop, table, printed[table])
         rows = arrived(shop, table)
         differ(columns, rows, printed[table])
         assert sorted((op, int(name)) for op, name, _ in rows) == sorted(expected[table])
@@ -202,6 +208,36 @@ def rows_of(shop: Shop, table: str) -> dict[str, list[str | None]]:
         cells = [[found.get_value(row, at) for at in range(found.nfields)] for row in range(found.ntuples)]
     texts = [[None if cell is None else bytes(cell).decode() for cell in row] for row in cells]
     return {str(row[0]): row[1:] for row in texts}
+
+
+def read_as_documented(shop: Shop, table: str, printed: dict[str, list[str | None]]) -> None:
+    """What a reader makes of the records who knows nothing but the documentation."""
+    readers: dict[int, Reader] = {}
+    with RegistryClient(shop.settings.registry.url) as registry:
+        for record in shop.records(f"public.{table}"):
+            if record.value is None:
+                continue
+            schema_id, body = unframe(record.value)
+            if schema_id not in readers:
+                readers[schema_id] = Reader(registry.schema(schema_id))
+            images = readers[schema_id].read(body, record.headers)
+            (row,) = [each for each in images.values() if each is not None]
+            values = [value for name, value in row.items() if name != "id"]
+            assert [
+                f"{text!r} read as {value!r}"
+                for value, text in zip(values, printed[row["id"]], strict=True)
+                if not agrees(value, text)
+            ] == []
+
+
+def agrees(value: Any, text: str | None) -> bool:
+    """Whether a value is PostgreSQL's text; floats are compared as such, arrays by their items."""
+    if isinstance(value, list) and text is not None:
+        items = parse_array(text)
+        return len(value) == len(items) and all(map(agrees, value, items))
+    if isinstance(value, float) and text is not None:
+        return repr(value) in (repr(float(text)), repr(c_float(float(text)).value))
+    return bool(value == text)
 
 
 def arrived(shop: Shop, table: str) -> list[tuple[Op, str, list[Value]]]:
