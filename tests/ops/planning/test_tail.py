@@ -14,18 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.schemas.samples import array, base, relation_of
 
-from instep.change import POSITION_HEADER, Position
+from instep.change import POSITION_HEADER, Op, Position
 from instep.errors import ConfigError
+from instep.relation import Column
 from instep.settings import KafkaSettings
 from instep_connectors.kafka import OutRecord, Publisher, TopicSpec, ensure_topics
 from instep_ops.cli.app import run
 from instep_ops.planning.tail import Condition, key_text
 from instep_schemas.client import RegistryClient
 from instep_schemas.documents import DocumentCodec, DocumentColumn, KeyCodec, key_schema, value_schema
+from instep_schemas.encode import compile_encoder
+from instep_schemas.envelope import SourceBlock, time_stamp
 from instep_schemas.records import frame
+from instep_schemas.wire import WireOptions
 
 _numbers = count()
+NATIVE = WireOptions("shop", "inventory", "native")
 COLUMNS = [DocumentColumn("sku", "text"), DocumentColumn("qty", "integer"), DocumentColumn("on_sale", "boolean")]
 
 
@@ -113,6 +119,25 @@ def test_the_last_ten_by_time(topic: Topic, capsys: pytest.CaptureFixture[str]) 
 )
 def test_what_is_chosen(words: list[str], wanted: list[int], topic: Topic, capsys: pytest.CaptureFixture[str]) -> None:
     assert sorted(skus(tail(topic, capsys, *words))) == wanted
+
+
+def test_a_row_shows_the_values_that_its_header_tells(
+    kafka: KafkaSettings, registry: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    topic = Topic(kafka, registry, tmp_path)
+    relation = relation_of([Column("v", array(base("int4")), sql_type="integer[]")])
+    with RegistryClient(registry) as client:
+        text = compile_encoder(relation, NATIVE).schemas.value_text
+        encoder = compile_encoder(relation, NATIVE, 1, client.register(f"{topic.name}-row-value", text))
+    source = SourceBlock(NATIVE, committed_us=7, transaction=9)
+    (change,) = encoder.records(Op.CREATE, None, (b"5", b"{{1,2},{3,4}}"), source, 3, time_stamp(4))
+    assert change.exact is not None
+    foreign = ("instep.exact", b"of another program")
+    topic.publish([OutRecord(topic.name, b"5", change.value, 0, [header]) for header in (change.exact, foreign)])
+    told, other = tail(topic, capsys)
+    assert (told["value"]["after"], "headers" in told) == ({"id": "5", "v": "{{1,2},{3,4}}"}, False)
+    assert "unchanged" not in told["value"]
+    assert (other["value"]["unchanged"], other["headers"]) == (["v"], {"instep.exact": "of another program"})
 
 
 def test_followed_until_ctrl_c(kafka: KafkaSettings, registry: str, tmp_path: Path) -> None:
