@@ -30,13 +30,16 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     started, others = time.perf_counter(), meters.busy_s()
     with tempfile.TemporaryDirectory(prefix="instep-bench-") as folder:
-        if "engine" in given.trials:
+        if "engine" in given.trials or given.sweep:
             server = state_server(Path(folder) / "state", "bench")
             server.ensure()
             server.start()
             try:
-                for trial, figures in engine.measure(server, sizes):
-                    _tell(results, "engine", trial, figures)
+                if "engine" in given.trials:
+                    for trial, figures in engine.measure(server, sizes):
+                        _tell(results, "engine", trial, figures)
+                for trial, figures in engine.sweep(server, given.sweep, sizes.changes):
+                    _tell(results, "sweep", trial, figures)
             finally:
                 server.stop()
         if "path" in given.trials:
@@ -48,6 +51,8 @@ def main() -> None:
         given.json.write_text(json.dumps(about | {"results": results}, indent=1), encoding="utf-8")
 
 
+_SWEEP = (10_000, 100_000)
+"""A million products take half an hour and 20 GB of disk: name them to have them."""
 _NAMES = ("products", "changes", "singles", "seconds")
 
 
@@ -64,10 +69,20 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--products", type=int, default=100_000, help="products of the shop (100000)")
     parser.add_argument("--changes", type=int, default=50_000, help="changes of the mix (50000)")
     parser.add_argument("--seconds", type=int, default=30, help="of steady load (30)")
-    parser.add_argument("--trials", nargs="+", choices=("engine", "path"), default=("engine", "path"))
+    parser.add_argument("--trials", nargs="*", choices=("engine", "path"), default=("engine", "path"))
+    parser.add_argument(
+        "--sweep",
+        nargs="*",
+        type=int,
+        default=(),
+        metavar="PRODUCTS",
+        help=f"also what a change costs in shops of these sizes ({' '.join(map(str, _SWEEP))})",
+    )
     parser.add_argument("--quick", action="store_true", help="a smoke test of less than a minute")
     parser.add_argument("--json", type=Path, help="write everything measured")
-    return parser.parse_args()
+    given = parser.parse_args()
+    given.sweep = given.sweep or (_SWEEP if given.sweep == [] else ())
+    return given
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import time
@@ -54,8 +55,7 @@ class EngineBench:
         started = time.perf_counter()
         rows = 0
         for table, all_rows in self._world.rows():
-            for at in range(0, len(all_rows), _SEED_BATCH):
-                part = all_rows[at : at + _SEED_BATCH]
+            while part := list(itertools.islice(all_rows, _SEED_BATCH)):
                 self._entry += 1
                 self.engine.process([_snapshot(self._entry, table, part)])
                 rows += len(part)
@@ -241,3 +241,19 @@ def measure(server: Postgres, options: Sizes) -> Iterator[tuple[str, Figures]]:
         yield "mix, ten flows", bench.throughput(options.changes // 2, rename=True)
     finally:
         bench.close()
+
+
+def sweep(server: Postgres, products: Sequence[int], changes: int) -> Iterator[tuple[str, Figures]]:
+    """What a change costs in shops of different sizes: it should be the same."""
+    for count in products:
+        bench = EngineBench(server, f"sweep_{count}", World(count))
+        try:
+            seed = bench.seed()
+            bench.throughput(changes // 5, rename=False)  # the first changes find nothing in memory
+            plain, mix = bench.throughput(changes, rename=False), bench.throughput(changes, rename=True)
+        finally:
+            bench.close()
+        yield f"{count:,} products", {
+            "rows": seed["rows"], "seed_s": seed["total_s"],
+            "us_per_change": mix["us_per_change"], "us_per_change_without_renames": plain["us_per_change"],
+        }  # fmt: skip

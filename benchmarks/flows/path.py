@@ -98,7 +98,7 @@ class PathBench:
             with self._store.cursor().copy(f"COPY {name} FROM STDIN".encode()) as copy:
                 for row in all_rows:
                     copy.write_row([row[c.name] for c in table.columns])
-            rows += len(all_rows)
+                    rows += 1
         self.start("capture")
         self._captured()
         started = time.perf_counter()

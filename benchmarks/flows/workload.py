@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
@@ -65,42 +66,49 @@ OTHERS = (
 class World:
     """The shop's rows; `changes` draws from them and keeps them up to date.
 
+    Rows are made when they are asked for, and only changed ones are held: a million products have 18.5 million rows.
+
     Args:
         products: how many; the other tables in proportion (10 lines, 5 stock levels, 2.5 orders per product).
     """
 
     def __init__(self, products: int) -> None:
-        self._rnd = rnd = random.Random(7)
+        self._rnd = random.Random(7)
         self.products, self.suppliers = products, max(10, products // 100)
         self._orders, self._next_line = products * 5 // 2, products * 10 + 1
-        self._rows: dict[str, dict[int, Row]] = {
-            "suppliers": {i: {"id": str(i), "name": f"Supplier {i}"} for i in range(1, self.suppliers + 1)},
-            "products": {
-                i: {"id": str(i), "sku": f"SKU-{i}", "name": f"Product {i}", "price": f"{i % 500}.{i % 100:02}",
-                    "supplier_id": str(i % self.suppliers + 1), "active": "f" if i % 20 == 0 else "t"}
-                for i in range(1, products + 1)
-            },
-            "stock_levels": {
-                i: {"id": str(i), "product_id": str((i - 1) // 5 + 1), "on_hand": str(rnd.randrange(100)),
-                    "reserved": str(rnd.randrange(5)), "reorder_point": "20"}
-                for i in range(1, 5 * products + 1)
-            },
-            "orders": {
-                i: {"id": str(i), "status": "done" if i % 4 else "open",
-                    "placed_at": f"2026-{i % 12 + 1:02}-{i % 28 + 1:02} {i % 24:02}:00:00+00"}
-                for i in range(1, self._orders + 1)
-            },
-            "order_lines": {
-                i: {"id": str(i), "order_id": str((i - 1) // 4 + 1), "product_id": str(rnd.randrange(1, products + 1)),
-                    "qty": str(rnd.randrange(1, 9))}
-                for i in range(1, 10 * products + 1)
-            },
+        self._counts = {
+            "suppliers": self.suppliers, "products": products, "stock_levels": 5 * products, "orders": self._orders,
+            "order_lines": 10 * products,
         }  # fmt: skip
+        self._changed: dict[str, dict[int, Row | None]] = {name: {} for name in self._counts}
 
-    def rows(self) -> Iterator[tuple[str, list[Row]]]:
+    def rows(self) -> Iterator[tuple[str, Iterator[Row]]]:
         """Every table's rows as they are now."""
-        for name, rows in self._rows.items():
-            yield name, list(rows.values())
+        for name, count in self._counts.items():
+            numbers = itertools.chain(range(1, count + 1), (each for each in self._changed[name] if each > count))
+            yield name, (row for number in numbers if (row := self._row(name, number)) is not None)
+
+    def _row(self, table: str, number: int) -> Row | None:
+        changed = self._changed[table]
+        if number in changed:
+            return changed[number]
+        return self._first(table, number) if 1 <= number <= self._counts[table] else None
+
+    def _first(self, table: str, i: int) -> Row:
+        """A row as it is at the beginning."""
+        if table == "suppliers":
+            return {"id": str(i), "name": f"Supplier {i}"}
+        if table == "products":
+            return {"id": str(i), "sku": f"SKU-{i}", "name": f"Product {i}", "price": f"{i % 500}.{i % 100:02}",
+                    "supplier_id": str(i % self.suppliers + 1), "active": "f" if i % 20 == 0 else "t"}  # fmt: skip
+        if table == "stock_levels":
+            return {"id": str(i), "product_id": str((i - 1) // 5 + 1), "on_hand": str(_scattered(i, 100)),
+                    "reserved": str(_scattered(i + 1, 5)), "reorder_point": "20"}  # fmt: skip
+        if table == "orders":
+            return {"id": str(i), "status": "done" if i % 4 else "open",
+                    "placed_at": f"2026-{i % 12 + 1:02}-{i % 28 + 1:02} {i % 24:02}:00:00+00"}  # fmt: skip
+        return {"id": str(i), "order_id": str((i - 1) // 4 + 1), "product_id": str(_scattered(i, self.products) + 1),
+                "qty": str(_scattered(i + 1, 8) + 1)}  # fmt: skip
 
     def changes(self, count: int, *, rename: bool = True) -> list[Change]:
         """70 % stock, 15 % order lines, 10 % prices, 4 % moves to another supplier or product, 1 % supplier renames."""
@@ -113,8 +121,8 @@ class World:
         if chance < 0.75:
             return self._new_line(product)
         line = self._rnd.randrange(1, self._next_line)
-        if chance < 0.80 and line in self._rows["order_lines"]:
-            del self._rows["order_lines"][line]
+        if chance < 0.80 and self._row("order_lines", line) is not None:
+            self._changed["order_lines"][line] = None
             return Change("order_lines", "d", {"id": str(line)})
         if chance < 0.85:
             return self._line(line, "qty", self._below(9), product)
@@ -143,11 +151,13 @@ class World:
         return str(self._rnd.randrange(limit))
 
     def _set(self, table: str, number: int, column: str, value: str) -> Change:
-        row = self._rows[table][number] = self._rows[table][number] | {column: value}
+        before = self._row(table, number)
+        assert before is not None
+        row = self._changed[table][number] = before | {column: value}
         return Change(table, "u", row)
 
     def _line(self, number: int, column: str, value: str, product: int) -> Change:
-        if number not in self._rows["order_lines"]:
+        if self._row("order_lines", number) is None:
             return self._new_line(product)
         return self._set("order_lines", number, column, value)
 
@@ -155,5 +165,10 @@ class World:
         number, self._next_line = self._next_line, self._next_line + 1
         row = {"id": str(number), "order_id": str(self._rnd.randrange(1, self._orders + 1)),
                "product_id": str(product), "qty": "1"}  # fmt: skip
-        self._rows["order_lines"][number] = row
+        self._changed["order_lines"][number] = row
         return Change("order_lines", "c", row)
+
+
+def _scattered(number: int, below: int) -> int:
+    """The same for the same number, and spread over all."""
+    return (number * 2_654_435_761 >> 8) % below
