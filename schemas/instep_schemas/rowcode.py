@@ -43,7 +43,8 @@ class Cells:
         if field.cipher is not None:
             self.codec = sealing(field.cipher, field.column.name)
         self.placeholder = standins.placeholder(field.mapped.avro, options.unavailable)
-        if options.profile == "native" and self.placeholder is not None and field.mapped.codec != "label":
+        never = field.mapped.codec == "label" and options.unavailable not in field.mapped.labels
+        if options.profile == "native" and self.placeholder is not None and not never:
             self.codec = _guarded(self.codec, self.placeholder)
         self.stand_in = self._make_stand_in()
         defaulted = field.optional and field.default is not None

@@ -319,10 +319,13 @@ FAR = [Column("v", base("timestamp"), 3, sql_type="timestamp(3) without time zon
 NUMBERS = [Column("v", array(base("numeric")), numeric(4, 2), sql_type="numeric(4,2)[]")]
 BYTES = [Column("v", base("bytea"), sql_type="bytea")]
 MOODS = [Column("v", array(MOOD), sql_type="mood[]")]
+WORDS = [Column("v", array(base("text")), sql_type="text[]")]
+LABELS = [Column("v", replace(MOOD, labels=(*MOOD.labels, UNAVAILABLE)), sql_type="mood")]
 BESIDE = [
     (NUMBER, "NaN"), (NUMBERS, "{1.50,NaN}"), (LIST, "{{1,2},{3,4}}"), (LIST, "[2:3]={1,2}"), (MOODS, "{{ok,NULL}}"),
     (MOMENT, "294276-12-31 23:59:59.999999"), (MOMENT, "294247-01-10 04:00:25.2"), (FAR, "294247-01-10 04:00:25.2"),
-    (TEXTS, UNAVAILABLE), (BYTES, "\\x" + UNAVAILABLE.encode().hex()),
+    (TEXTS, UNAVAILABLE), (BYTES, "\\x" + UNAVAILABLE.encode().hex()), (WORDS, f"{{{UNAVAILABLE}}}"),
+    (LIST, "{" + ",".join(map(str, UNAVAILABLE.encode())) + "}"), (LABELS, UNAVAILABLE),
 ]  # fmt: skip
 
 
@@ -339,6 +342,31 @@ def test_values_without_room_come_back_by_their_header(columns: list[Column], te
     assert told.before == told.after == {"id": "1", "v": text}
     (deleted, _) = records(NATIVE, relation, Op.DELETE, row, None)
     assert restored(decoded(NATIVE, relation, deleted.value), [deleted.exact]).before == told.before
+
+
+@given(data=st.data())
+def test_a_row_with_and_without_such_values_comes_back_whole(data: st.DataObject) -> None:
+    columns = [replace(each, name=f"c{at}", identity=True) for at, ((each,), _) in enumerate(BESIDE)]
+    toasted = [each.type.name != "timestamp" for each in columns]
+    plain = {"numeric": "1.50", "timestamp": "2024-02-29 12:00:00", "bytea": "\\x00", "text": "a", "mood": "ok"}
+
+    def row(*, whole: bool) -> list[Any]:
+        found: list[Any] = []
+        for column, absent, (_, text) in zip(columns, toasted, BESIDE, strict=True):
+            ordinary = plain.get(column.type.name, "{}")
+            found.append(
+                data.draw(st.sampled_from([text, ordinary, None, *([ABSENT] if absent and not whole else [])]))
+            )
+        return found
+
+    old, new = row(whole=True), row(whole=False)
+    before, after = ([b"1", *(each if each is ABSENT else bytes_of(each) for each in image)] for image in (old, new))
+    relation = relation_of(columns)
+    (record,) = records(NATIVE, relation, Op.UPDATE, before, after)
+    told = restored(decoded(NATIVE, relation, record.value), [record.exact] if record.exact else [])
+    assert told.before is not None and told.after is not None
+    known = [was if now is ABSENT else now for was, now in zip(old, new, strict=True)]  # the old row tells it
+    assert (list(told.before.values()), list(told.after.values())) == (["1", *old], ["1", *known])
 
 
 def test_the_header_is_of_one_change_only() -> None:
