@@ -32,6 +32,9 @@ Row = Mapping[str, Value]
 POSITION_HEADER: Final = "instep.position"
 """Kafka header of every data record that capture writes in its own profile: `Position.pack()`."""
 
+JOINED_HEADER: Final = "instep.position."
+"""With a joined source's name behind it, in the documents of a flow that may read it, too: its `Position.pack()`."""
+
 _PACKED = struct.Struct(">IQI")
 
 

@@ -33,6 +33,7 @@ class Document:
         committed_us: commit time of the newest change it includes, microseconds since the Unix epoch; 0 when it
             comes from a snapshot or a seed.
         digest: hash of the document text as the worker compared it, 16 hexadecimal digits.
+        joined: where other sources are joined to the flow's, the last position of each that it includes.
     """
 
     flow: str
@@ -42,6 +43,7 @@ class Document:
     position: Position
     committed_us: int = 0
     digest: str = ""
+    joined: tuple[tuple[str, Position], ...] = ()
 
 
 class Delete(StrEnum):

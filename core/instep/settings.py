@@ -75,6 +75,12 @@ class SourceSettings(Model):
         True, description="false: Debezium itself writes the topics `<source>.…`; Instep only reads them"
     )
     workers: int = Field(1, ge=1, le=16, description="processes that share the keys of the flows")
+    joined_to: str = Field(
+        "", description="another source, whose worker holds these tables, too: its flows may read both; see flows.md"
+    )
+    as_schema: str = Field(
+        "", description="of a joined source: what flows call its schema `public`; default: the source's name"
+    )
     partitions: int = Field(4, ge=1, description="partitions of each new data topic")
     batch_changes: int = Field(2_000, ge=1, description="most changes in one Kafka transaction")
     batch_wait_ms: int = Field(2, ge=0, description="how long a batch waits for more changes once it has one")
@@ -223,6 +229,28 @@ class Settings(Model):
     def _name_slots(cls, sources: dict[str, SourceSettings]) -> dict[str, SourceSettings]:
         return {n: s if s.slot else s.model_copy(update={"slot": f"instep_{n}"}) for n, s in sources.items()}
 
+    @field_validator("sources")
+    @classmethod
+    def _join(cls, sources: dict[str, SourceSettings]) -> dict[str, SourceSettings]:
+        for name, source in sources.items():
+            if (fault := _unjoinable(name, source, sources)) is not None:
+                raise ValueError(f"{name}: {fault}")
+        return {n: s if s.as_schema else s.model_copy(update={"as_schema": n}) if s.joined_to else s
+                for n, s in sources.items()}  # fmt: skip
+
+    def leader(self, source: str) -> str:
+        """The source whose worker holds a source's tables: itself, or the one that it is joined to."""
+        return self.sources[source].joined_to or source
+
+    @property
+    def leaders(self) -> list[str]:
+        """The sources that have a worker."""
+        return [name for name, source in self.sources.items() if not source.joined_to]
+
+    def joined(self, source: str) -> dict[str, str]:
+        """The sources that are joined to one, each with what flows call its schema `public`."""
+        return {name: each.as_schema for name, each in self.sources.items() if each.joined_to == source}
+
     @property
     def data_dir(self) -> Path:
         """Where the embedded parts keep their data."""
@@ -232,6 +260,24 @@ class Settings(Model):
     def flows_dir(self) -> Path:
         """The folder of the flow files."""
         return self.root / self.flows
+
+
+def _unjoinable(name: str, source: SourceSettings, sources: dict[str, SourceSettings]) -> str | None:
+    """Why a source cannot be joined as it says; None when it can, or is not."""
+    if not source.joined_to:
+        return "as_schema is for a source that is joined to another" if source.as_schema else None
+    leader = sources.get(source.joined_to)
+    if leader is None or leader is source:
+        return f"joined_to: there is no other source {source.joined_to!r}"
+    if leader.joined_to:
+        return f"joined_to: {source.joined_to} is joined to {leader.joined_to}; join {name} to that one"
+    if not (source.journal and leader.journal):
+        return "joined_to: sources whose topics have no journal cannot be joined"
+    if source.workers > 1:
+        return f"workers: the workers are those of {source.joined_to}"
+    if (source.as_schema or name) == "instep":
+        return "as_schema: the schema instep is Instep's own"
+    return None
 
 
 def load(path: Path) -> Settings:

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from instep.change import POSITION_HEADER, Position
+from instep.change import JOINED_HEADER, POSITION_HEADER, Position
 from instep.protocols import Document, Fields, Key, Rejected
 from instep_connectors.kafka import Record
 from instep_schemas.documents import decode_document, decode_key
@@ -38,10 +38,15 @@ def waiting_of(record: Record, flow: str, schema: Schema) -> Waiting:
         position = Position.unpack(headers[POSITION_HEADER])
         committed_us = int.from_bytes(headers.get(COMMITTED_HEADER, b""), "big", signed=True)
         digest = headers.get(DIGEST_HEADER, b"").decode("ascii")
+        joined = tuple(
+            (name.removeprefix(JOINED_HEADER), Position.unpack(packed))
+            for name, packed in record.headers
+            if name.startswith(JOINED_HEADER) and packed is not None
+        )
     except (LookupError, ValueError, struct.error) as exc:
         raise ValueError(f"the headers are not those of a document: {exc!r}") from exc
     key, fields = _key(record.key, schema), _fields(record.value, schema)
-    document = Document(flow, key, fields, version, position, committed_us, digest)
+    document = Document(flow, key, fields, version, position, committed_us, digest, joined)
     return Waiting(document, Origin(record.topic, record.partition, record.offset), record.value)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, KeysView, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 DEFAULT_SCHEMA = "public"
@@ -99,6 +99,29 @@ Catalog = Mapping[str, Table]
 def catalog_of(tables: Iterable[Table]) -> dict[str, Table]:
     """Index tables by their id."""
     return {table.id: table for table in tables}
+
+
+def called(table: Table, schema: str) -> Table:
+    """A table of a joined source as flows name it: what is `public` there is another schema here.
+
+    Only types that the replica makes itself, enums and domains, go with it: an extension's stay where they are.
+    """
+    if not schema:
+        return table
+    columns = tuple(_called(each, schema) for each in table.columns)
+    return replace(table, schema=schema if table.schema == DEFAULT_SCHEMA else table.schema, columns=columns)
+
+
+def _called(column: Column, schema: str) -> Column:
+    if not column.labels and column.base is None:
+        return column
+    base = None if column.base is None else _moved(column.base, schema)
+    return replace(column, sql_type=_moved(column.sql_type, schema), base=base)
+
+
+def _moved(sql_type: str, schema: str) -> str:
+    own = f"{DEFAULT_SCHEMA}."
+    return f"{quote(schema)}.{sql_type.removeprefix(own)}" if sql_type.startswith(own) else sql_type
 
 
 def quote(name: str) -> str:

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from psycopg import Connection
 
-from instep.errors import StateError
 from instep.failpoints import hit
 from instep.flowfile import Flow
 from instep.protocols import Key
@@ -40,6 +39,7 @@ _MANY: Final = 100_000
 _LARGE_PART: Final = 0.1
 """Above both, the SELECT is run once for all keys, in one step: a sixth of the work of slices, but others wait."""
 _ALL: Final = Share()
+_ALONE: Final[Mapping[str, str]] = {}
 _RETRY_S: Final = 30.0
 _KEEP_GONE: Final = 100_000
 """Entries for which a deleted row's position is kept. Applied entries are passed over; this is the second fence."""
@@ -54,17 +54,20 @@ class Engine:
         conn: from `session.open_state`, autocommit; the engine makes its own transactions.
         source: the source's name.
         share: the keys that it evaluates.
+        joined: the sources joined to it, each with what flows call its schema `public`.
 
     Raises:
-        StateError: another process works on this source.
+        StateError: another process works on this source, or the state was filled with other sources joined.
     """
 
-    def __init__(self, conn: Connection[Any], source: str, share: Share = _ALL) -> None:
+    def __init__(
+        self, conn: Connection[Any], source: str, share: Share = _ALL, joined: Mapping[str, str] = _ALONE
+    ) -> None:  # fmt: skip
         self._conn = conn
         self._source, self._share = source, share
         with conn.transaction():
             set_up(conn)
-        self.tables = Tables(conn, source)
+        self.tables = Tables(conn, source, joined)
         self._replica = Replica(conn, self.tables)
         self._flows: dict[str, Evaluation] = {}
         self.parts: dict[str, Parts] = {}
@@ -74,11 +77,13 @@ class Engine:
         self._tombstones: dict[str, int] = {}
         self._live = False
         progress.begin(conn, source)
-        self.progress = progress.load(conn, source)
+        for name, schema in joined.items():
+            progress.begin(conn, name, f"{source} {schema}")
+        self.progress = progress.load(conn, source, joined)
 
-    def ensure_tables(self, tables: Iterable[Table]) -> set[str]:
-        """Create or follow table definitions; gives the ids of those that changed. Flows on them must be redeployed."""
-        changed = {table.id for table in tables if self.tables.ensure(table)}
+    def ensure_tables(self, tables: Iterable[Table], source: str = "") -> set[str]:
+        """Create or follow a source's tables (empty: our own); gives ids of those changed: deploy their flows again."""
+        changed = {table.id for table in tables if self.tables.ensure(table, source)}
         if changed:
             self._replica.forget_statements()
         return changed
@@ -99,7 +104,7 @@ class Engine:
         return version_of(self._flows[flow].plan, self._flows[flow].columns)
 
     def deploy(self, flows: Mapping[str, Flow]) -> set[str]:
-        """Deploy these flows and no others, on whole transactions only (`progress.more` false).
+        """Deploy these flows and no others, on whole transactions only (`progress.cut` false).
 
         A new or changed flow is evaluated as a whole by the next `slice`s; flows that are gone keep their documents.
 
@@ -121,10 +126,14 @@ class Engine:
             if self.fault(name):  # of an earlier session: it may have healed
                 self._retry_at.setdefault(name, 0.0)
         self._live = True
-        self.tables.forget_gone(self.progress.entry - _KEEP_GONE)
-        if self._whole and self.progress.settled:
-            self._move(replace(self.progress, settled=0))
+        self.tables.forget_gone(lambda source: self.progress.of(source).entry - _KEEP_GONE)
+        self._unsettle()
         return done.new
+
+    def _unsettle(self) -> None:
+        """A flow is to be evaluated as a whole: not all that is applied has its documents out."""
+        if self._whole and self.progress != self.progress.unsettled():
+            self._move(self.progress.unsettled())
 
     def _use_parts(self) -> None:
         """Look for changes as the flows are evaluated: over their intermediate results, or without."""
@@ -137,14 +146,17 @@ class Engine:
         """Compare every flow as a whole when it is deployed next: rows were applied that nobody noted as dirty."""
         self._conn.execute("UPDATE instep.flows SET whole = true, parts = '' WHERE source = %s", (self._source,))
 
-    def adopt(self, flow: str, keys: Iterable[tuple[Key, str]]) -> None:
-        """Take keys and digests that the flow's topic holds as what was emitted; the flow is compared as a whole."""
+    def adopt(self, flow: str, keys: Iterable[tuple[Key, str]], newest: int = 0) -> None:
+        """Take keys and digests that the flow's topic holds as what was emitted; the flow is compared as a whole.
+
+        Batches are numbered above the topic's newest: it may be another worker's, and targets take no older ones.
+        """
         with self._conn.transaction():
+            self._move(replace(self.progress, batch=max(self.progress.batch, newest)))
             self._flows[flow].adopt(keys)
             self._conn.execute("UPDATE instep.flows SET whole = true, adopted = true WHERE name = %s", (flow,))
         self._whole.add(flow)
-        if self.progress.settled:
-            self._move(replace(self.progress, settled=0))
+        self._unsettle()
 
     def start_above(self, batch: int) -> None:
         """Number batches above one that was published before this state database existed, or from a newer copy."""
@@ -156,30 +168,32 @@ class Engine:
     # -- steps ------------------------------------------------------------------------------------------------------
 
     def process(
-        self, entries: Sequence[Entry], journal: int = 0, offsets: Mapping[str, int] | None = None
+        self, entries: Sequence[Entry], journal: int = 0, offsets: Mapping[str, int] | None = None, source: str = ""
     ) -> Batch:  # fmt: skip
-        """Apply journal entries, in order, and evaluate what they made dirty, in one transaction.
+        """Apply journal entries of one source, in order, and evaluate what they made dirty, in one transaction.
 
         Entries that were applied before are passed over. Documents come out only where the last entry ends a source
-        transaction. The caller publishes the batch, then calls `sent`.
+        transaction, and no joined source is within one. The caller publishes the batch, then calls `sent`.
 
         Args:
             entries: with their changes, in source order.
+            source: whose entries they are; empty: the engine's own.
             journal: offset of the journal record behind the last entry.
             offsets: of entries that were made here, what to read next (`Progress.offsets`).
 
         Raises:
             StateError: an entry is missing in between.
         """
-        todo = [(entry, changes) for entry, changes in entries if entry.batch > self.progress.entry]
+        own = self.progress.of(source)
+        todo = [(entry, changes) for entry, changes in entries if entry.batch > own.entry]
         if not todo:
             return Batch(self.progress, [])
-        self._require_next(todo)
+        own.require_next(source or self._source, (entry.batch for entry, _ in todo))
         last = todo[-1][0]
         committed_us = 0 if last.snapshot else last.last_commit_us
-        aim = replace(
-            self.progress, entry=last.batch, journal=journal, position=last.last, committed_us=committed_us,
-            more=not last.whole, offsets=self.progress.offsets if offsets is None else offsets,
+        aim = self.progress.moved(
+            source, entry=last.batch, journal=journal, position=last.last, committed_us=committed_us,
+            more=not last.whole, offsets=own.offsets if offsets is None else offsets,
         )  # fmt: skip
         return self._process(todo, set(), aim)
 
@@ -190,16 +204,6 @@ class Engine:
     def close(self) -> None:
         """End the session; safe to call twice."""
         self._conn.close()
-
-    def _require_next(self, entries: Sequence[Entry]) -> None:
-        expected = self.progress.entry
-        for entry, _ in entries:
-            expected += 1
-            if entry.batch != expected:
-                raise StateError(
-                    f"The journal of {self._source} goes on with entry {entry.batch}; the replica needs {expected}.",
-                    "Records are missing: rebuild the replica from a new snapshot.",
-                )
 
     def _process(self, entries: Sequence[Entry], put_off: set[str], aim: Progress) -> Batch:
         while True:
@@ -225,7 +229,7 @@ class Engine:
                 if flow in self._whole:
                     continue
                 now, later = divide(found, max(SLICE, count))
-                if aim.more or flow in put_off:
+                if aim.cut or flow in put_off:
                     now, later = set(), now | later
                 if self._is_large(flow, later):
                     self._conn.execute("UPDATE instep.flows SET whole = true WHERE name = %s", (flow,))
@@ -244,12 +248,8 @@ class Engine:
 
     def _reached(self, aim: Progress, documents: Sequence[Emitted]) -> Progress:
         """The progress of a step: a new batch number only for new documents, settled when no key waits."""
-        waits = not self._live or aim.more or self._whole or any(each.waiting for each in self._flows.values())
-        return replace(
-            aim,
-            batch=self.progress.batch + bool(documents),
-            settled=self.progress.settled if waits else aim.entry,
-        )
+        waits = not self._live or aim.cut or self._whole or any(each.waiting for each in self._flows.values())
+        return replace(aim if waits else aim.at_rest(), batch=self.progress.batch + bool(documents))
 
     def _record(self, documents: Sequence[Emitted], reached: Progress) -> None:
         progress.move(self._conn, self._source, self.progress, reached)
@@ -298,7 +298,7 @@ class Engine:
     @property
     def waiting(self) -> bool:
         """Whether `slice` has something to do now."""
-        return not self.progress.more and next(self._ready(), None) is not None
+        return not self.progress.cut and next(self._ready(), None) is not None
 
     def _ready(self) -> Iterator[str]:
         now = time.monotonic()
@@ -310,7 +310,7 @@ class Engine:
     def slice(self, count: int | None = None) -> Batch:
         """One step on what was put off: a whole evaluation, or at most `count` keys of one flow (default: 50 ms)."""
         flow = next(self._ready(), None)
-        if flow is None or self.progress.more:
+        if flow is None or self.progress.cut:
             return Batch(self.progress, [])
         started, most = time.perf_counter(), self._pace.count(flow) if count is None else count
         try:

@@ -1,4 +1,4 @@
-"""What a worker follows by itself: a journal that it shares with other workers, or topics that have none.
+"""What a worker follows by itself: journals, where it shares one with other workers or has several; or topics without.
 
 Topics without a journal, as Debezium itself writes them, are read table by table, and what is read is numbered here.
 There is no barrier across tables: a document may show one table's part of a transaction before the other's. At rest it
@@ -12,7 +12,7 @@ import itertools
 import logging
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -30,6 +30,10 @@ from instep_streams.flows.progress import Progress
 MOST_RECORDS: Final = 5_000
 """Records that are taken together: one evaluation for all of them."""
 MOST_ENTRIES: Final = 500
+MOST_KEPT: Final = 10_000
+"""Journal entries of one unfinished transaction that are kept unapplied, where there are several journals."""
+_TURN_S: Final = 0.005
+"""How long one of several journals is waited for before the next one is looked at."""
 _LOOK_S: Final = 2.0
 """How often new topics are looked for."""
 _QUIET_S: Final = 5.0
@@ -180,28 +184,84 @@ class TopicFeed:
 
 
 class JournalFeed:
-    """Follows a journal from where the replica stands, for a worker that shares its source with others.
+    """Follows journals from where the replica stands, each in its order.
+
+    Of several, whole transactions are given: while a part of one is applied no document may be shown, be it for a
+    change of another source. The part of a transaction whose end has not come yet is kept here (`Tail`).
 
     Args:
         kafka: the brokers.
-        source: the source's name.
-        start: offset of the journal record to begin with.
+        starts: by source, offset of the journal record to begin with.
+        entry: decodes a journal record.
     """
 
-    def __init__(self, kafka: KafkaSettings, source: str, start: int) -> None:
-        self._follower = Follower(kafka, {(journal_topic(source), 0): start})
+    def __init__(
+        self, kafka: KafkaSettings, starts: Mapping[str, int], entry: Callable[[Record], JournalEntry]
+    ) -> None:  # fmt: skip
+        self._entry = entry
+        self._followers: dict[str, Follower] = {}
+        self._tails: dict[str, Tail] = {source: Tail() for source in starts} if len(starts) > 1 else {}
+        try:
+            for source, start in starts.items():
+                self._followers[source] = Follower(kafka, {(journal_topic(source), 0): start})
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
-        """Release the connection."""
-        self._follower.close()
+        """Release the connections."""
+        for follower in self._followers.values():
+            follower.close()
 
-    def poll(self, wait: float) -> list[Record]:
-        """The next journal records; none when none came within so many seconds.
+    def poll(self, wait: float, within: str = "") -> tuple[str, list[Record]] | None:
+        """The next records of one journal, and its source; None when none came within so many seconds.
+
+        Args:
+            wait: seconds.
+            within: the source whose transaction is applied in part: the others have to wait until it is whole.
 
         Raises:
             RangeGone, KafkaFault: as `Follower.poll`.
+            StateError: a record is no journal entry.
         """
-        return _polled(self._follower, MOST_ENTRIES, wait)
+        turn = [within] if within else list(self._followers)
+        deadline, pause = time.monotonic() + wait, 0.0
+        while True:
+            for source in turn:
+                records = self._next(source, pause, bool(within))
+                if records:
+                    self._followers[source] = self._followers.pop(source)  # the others come first next time
+                    return source, records
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            pause = min(left, _TURN_S) if len(turn) > 1 else left
+
+    def _next(self, source: str, wait: float, within: bool) -> list[Record]:
+        records = _polled(self._followers[source], MOST_ENTRIES, wait)
+        tail = self._tails.get(source)
+        return records if tail is None else tail.whole([(each, self._entry(each)) for each in records], within)
+
+
+class Tail:
+    """The last entries read of a journal: of a transaction whose end was not read yet."""
+
+    def __init__(self) -> None:
+        self._records: list[Record] = []
+
+    def whole(self, read: Sequence[tuple[Record, JournalEntry]], within: bool) -> list[Record]:
+        """What may be applied now that more was read: up to the last entry that ends a transaction.
+
+        All of it, though no transaction ends, when it is too much to keep, or belongs to a first snapshot or to a
+        transaction that is applied in part (`within`).
+        """
+        ends = [number for number, (_, entry) in enumerate(read, len(self._records) + 1) if entry.whole]
+        self._records += [record for record, _ in read]
+        count = ends[-1] if ends else 0
+        if not ends and (within or len(self._records) >= MOST_KEPT or any(entry.snapshot for _, entry in read)):
+            count = len(self._records)
+        found, self._records = self._records[:count], self._records[count:]
+        return found
 
 
 def _polled(follower: Follower, most: int, wait: float) -> list[Record]:

@@ -32,7 +32,7 @@ from instep_schemas.exact import EXACT_HEADER, exact_row, restored
 from instep_schemas.records import decode_journal, frame, unframe
 from instep_schemas.schemaids import SchemaIds
 from instep_schemas.shape import shape_of
-from instep_streams.flows.catalog import Column, Table
+from instep_streams.flows.catalog import Column, Table, called
 from instep_streams.flows.rows import RowChange
 
 log = logging.getLogger(__name__)
@@ -81,10 +81,11 @@ class Inbox:
         kafka: the brokers.
         registry: of the data topics' schemas.
         source: the source's name.
+        schema: of a joined source: what flows call its schema `public` (`catalog.called`).
     """
 
-    def __init__(self, kafka: KafkaSettings, registry: RegistryClient, source: str) -> None:
-        self._registry, self._source = registry, source
+    def __init__(self, kafka: KafkaSettings, registry: RegistryClient, source: str, schema: str = "") -> None:
+        self._registry, self._source, self._schema = registry, source, schema
         self._reader = RangeReader(kafka, f"instep-worker-{source}")
         self._journal = RangeReader(kafka, f"instep-worker-{source}-journal")
         self._readers: dict[bytes, _Reader] = {}
@@ -116,10 +117,13 @@ class Inbox:
         value = self._registry.latest(value_subject(topic))
         key = self._registry.latest(key_subject(topic))
         try:
-            return None if value is None else table_of(None if key is None else key[2], value[2])
+            return None if value is None else self._table_of(None if key is None else key[2], value[2])
         except ValueError as exc:
             log.debug("topic %s holds no rows of a table: %s", topic, exc)
             return None
+
+    def _table_of(self, key_text: str | None, value_text: str) -> Table:
+        return called(table_of(key_text, value_text), self._schema)
 
     def entry(self, record: Record) -> JournalEntry:
         """Decode a journal record.
@@ -188,7 +192,7 @@ class Inbox:
             return known, []
         text = self._registry.schema(schema_id)
         try:
-            reader = _Reader(table_of(None, text).id, text, compile_change_decoder(text))
+            reader = _Reader(self._table_of(None, text).id, text, compile_change_decoder(text))
         except ValueError as exc:
             raise _undecodable(record, exc) from exc
         latest = self._latest(record.topic)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from instep.change import POSITION_HEADER
+from instep.change import JOINED_HEADER, POSITION_HEADER
 from instep.errors import StateError
 from instep.protocols import Key
 from instep.settings import KafkaSettings
@@ -31,6 +31,8 @@ BATCH_HEADER: Final = "instep.batch"
 COMMITTED_HEADER: Final = "instep.committed_us"
 DIGEST_HEADER: Final = "instep.digest"
 FLOW_HEADER: Final = "instep.flow"
+_UNKNOWN: Final = "0" * 16
+"""A digest that no document has."""
 _COMPACTED: Final = {"cleanup.policy": "compact"}
 _ALL: Final = Share()
 
@@ -50,6 +52,18 @@ class Marker(NamedTuple):
 
     batch: int = 0
     settled: int = 0
+
+
+class Held(NamedTuple):
+    """What a flow's topic holds.
+
+    Attributes:
+        alive: digests by key, without those of deleted documents.
+        newest: the largest batch number of all.
+    """
+
+    alive: Mapping[Key, str]
+    newest: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,31 +123,46 @@ class Outbox:
 
     def _records(self, batch: Batch, flows: Mapping[str, _Flow]) -> Iterator[RawRecord]:
         progress = batch.progress
-        committed = (0 if batch.seed else progress.committed_us).to_bytes(8, "big", signed=True)
+        committed = (0 if batch.seed else progress.newest_us).to_bytes(8, "big", signed=True)
         constant = [(POSITION_HEADER, progress.position.pack()), (COMMITTED_HEADER, committed)]
+        joined = [(f"{JOINED_HEADER}{name}", each.position.pack()) for name, each in progress.joined.items()]
         for name, key, document, digest, number in batch.documents:
             flow = flows[name]
             headers = [
                 (BATCH_HEADER, number.to_bytes(8, "big", signed=True)), *constant,
-                (DIGEST_HEADER, digest.encode("ascii")), (FLOW_HEADER, flow.version),
+                (DIGEST_HEADER, digest.encode("ascii")), (FLOW_HEADER, flow.version), *joined,
             ]  # fmt: skip
             value = None if document is None else _value(flow, document)
             yield flow.topic, flow.key_frame + flow.keys.encode(key), value, None, headers, 0
-        marker = {"batch": progress.batch, "settled": progress.settled, "entry": progress.entry}
+        marker = {
+            "batch": progress.batch, "settled": progress.settled, "entry": progress.entry,
+            "joined": {name: each.settled for name, each in progress.joined.items()},
+        }  # fmt: skip
         topic = emission_topic(self._source, self._share.of)
         yield topic, b"worker", json.dumps(marker).encode(), self._share.number, None, 0
 
-    def held(self, flow: str) -> Iterable[tuple[Key, str]]:
-        """Keys and digests of the documents that a flow's topic holds alive."""
+    def held(self, flow: str, joined: Collection[str] = ()) -> Held:
+        """What a flow's topic holds, of whichever worker.
+
+        Args:
+            flow: its name.
+            joined: the sources joined to the worker's. A document with positions of others is another worker's, who
+                counts from another source: its digest is given as one that differs, so that it is published again.
+        """
         alive: dict[Key, str] = {}
+        newest = 0
         for record in read_topic(self._kafka, flow_topic(flow)):
             schema_id, body = unframe(record.key or b"")
             key = decode_key(self._registry.schema(schema_id), body)
+            headers = dict(record.headers)
+            newest = max(newest, int.from_bytes(headers.get(BATCH_HEADER) or b"", "big", signed=True))
             if record.value is None:
                 alive.pop(key, None)
-            else:
-                alive[key] = dict(record.headers).get(DIGEST_HEADER, b"").decode("ascii")
-        return alive.items()
+                continue
+            digest = (headers.get(DIGEST_HEADER) or b"").decode("ascii")
+            others = {name.removeprefix(JOINED_HEADER) for name in headers if name.startswith(JOINED_HEADER)}
+            alive[key] = digest if digest and others == set(joined) else _UNKNOWN
+        return Held(alive, newest)
 
 
 def _value(flow: _Flow, document: str) -> bytes:
@@ -145,14 +174,22 @@ def _value(flow: _Flow, document: str) -> bytes:
         ) from exc
 
 
-def read_marker(kafka: KafkaSettings, source: str, share: Share = _ALL) -> Marker:
-    """What was published last; start the `Publisher` first, it settles what a dead one left open."""
-    return marker_of(last_record(kafka, emission_topic(source, share.of), share.number))
+def read_marker(kafka: KafkaSettings, source: str, share: Share = _ALL, joined: str = "") -> Marker:
+    """What was published last; start the `Publisher` first, it settles what a dead one left open.
+
+    Args:
+        kafka: the brokers.
+        source: whose worker it is.
+        share: its part of the keys.
+        joined: of which joined source `settled` is to tell; empty: of the worker's own.
+    """
+    return marker_of(last_record(kafka, emission_topic(source, share.of), share.number), joined)
 
 
-def marker_of(record: Record | None) -> Marker:
-    """Read a marker record."""
+def marker_of(record: Record | None, joined: str = "") -> Marker:
+    """Read a marker record; `joined` as in `read_marker`."""
     if record is None:
         return Marker()
     told = json.loads(record.value or b"{}")
-    return Marker(int(told["batch"]), int(told["settled"]))
+    settled = told.get("joined", {}).get(joined, 0) if joined else told["settled"]
+    return Marker(int(told["batch"]), int(settled))

@@ -5,7 +5,7 @@ The worker may run meanwhile: nothing is locked and nothing of it is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
@@ -83,7 +83,8 @@ class Preview:
 
 
 def preview(
-    dsn: str, source: str, flows: Mapping[str, Flow], samples: int = 3, share: Share = _ALL
+    dsn: str, source: str, flows: Mapping[str, Flow], samples: int = 3, share: Share = _ALL,
+    joined: Iterable[str] = (),
 ) -> list[Preview]:  # fmt: skip
     """Evaluate flows that are new or have changed; by name. Empty when the source has no replica yet.
 
@@ -93,6 +94,7 @@ def preview(
         flows: every flow of the source, as the files define them.
         samples: most keys of each sort to show.
         share: the keys that the state database answers for.
+        joined: names of the sources that are joined to it.
 
     Raises:
         StateError: the state database refuses.
@@ -103,15 +105,16 @@ def preview(
             conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
             if conn.execute("SELECT to_regclass('instep.flows') IS NULL").fetchone() == (True,):
                 return []
-            return sorted(_previews(conn, source, flows, samples, share), key=lambda each: each.name)
+            return sorted(
+                _previews(conn, Tables(conn, source, joined), source, flows, samples, share), key=lambda each: each.name
+            )
     except psycopg.Error as exc:
         raise failure(exc) from exc
 
 
 def _previews(
-    conn: Connection[Any], source: str, flows: Mapping[str, Flow], samples: int, share: Share
+    conn: Connection[Any], tables: Tables, source: str, flows: Mapping[str, Flow], samples: int, share: Share
 ) -> Iterator[Preview]:  # fmt: skip
-    tables = Tables(conn, source)
     rows = conn.execute(
         "SELECT name, id, version, keys::text, state FROM instep.flows WHERE source = %s", (source,)
     ).fetchall()

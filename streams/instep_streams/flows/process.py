@@ -3,8 +3,9 @@
 A Faust agent consumes the journal, so the consumer group gives exactly one active worker per source and a warm standby.
 The authoritative place is in the state database, not in the group's offset.
 
-Where several workers share a source, or it has no journal, each follows its input by itself, and the agent consumes the
-markers' topic: it has a partition for each share of the keys, and the group says which process works on which share.
+Where several workers share a source, or it has no journal, or others are joined to it, each follows its input by
+itself, and the agent consumes the markers' topic: it has a partition for each share of the keys, and the group says
+which process works on which share.
 """
 
 from __future__ import annotations
@@ -55,6 +56,9 @@ async def run(settings: Settings, source: str, stop: asyncio.Event) -> None:
     """
     if source not in settings.sources:
         raise ConfigError(f"There is no source {source!r}.", f"There are: {', '.join(settings.sources)}.")
+    if source not in settings.leaders:
+        leader = settings.leader(source)
+        raise ConfigError(f"Source {source} has no worker: it is joined to {leader}.", f"`instep worker {leader}`.")
     hold(settings.encryption)
     sys.setswitchinterval(_SWITCH_S)
     gc.set_threshold(*_GARBAGE)
@@ -80,10 +84,11 @@ async def _begin(settings: Settings, source: str, stop: asyncio.Event) -> Layout
     """Put the wanted division of keys in force once there is a journal; None when the process is to stop."""
     pause, told = _FIRST_PAUSE_S, ""
     while not stop.is_set():
-        reason = f"capture has not made the topic {journal_topic(source)} yet"
         try:
-            if await asyncio.to_thread(_there, settings, source):
+            missing = await asyncio.to_thread(_missing, settings, source)
+            if missing is None:
                 return await asyncio.to_thread(take, settings, source)
+            reason = f"capture has not made the topic {missing} yet"
         except (ConnectionError, TimeoutError) as exc:
             reason = str(exc)
         except psycopg.Error as exc:
@@ -99,11 +104,14 @@ async def _begin(settings: Settings, source: str, stop: asyncio.Event) -> Layout
     return None
 
 
-def _there(settings: Settings, source: str) -> bool:
-    own = settings.sources[source]
-    if own.workers > 1 or not own.journal:
+def _missing(settings: Settings, source: str) -> str | None:
+    """The journal that is not there yet; None when all are, or there is to be none."""
+    own, joined = settings.sources[source], settings.joined(source)
+    if own.workers > 1 or not own.journal or joined:
         ensure_topics(settings.kafka, [marker_topic(source, own.workers)])
-    return not own.journal or journal_topic(source) in topics(settings.kafka)
+    known = topics(settings.kafka)
+    wanted = map(journal_topic, [source, *joined]) if own.journal else ()
+    return next((topic for topic in wanted if topic not in known), None)
 
 
 async def _sleep(seconds: float, stop: asyncio.Event) -> None:
@@ -124,7 +132,7 @@ class _Office:
     def __init__(self, settings: Settings, source: str, app: FlowApp, layout: Layout, share: Share) -> None:
         self._settings, self._source, self._app = settings, source, app
         self._layout, self._share = layout, share
-        self._brought = settings.sources[source].journal and share.of == 1
+        self._brought = settings.sources[source].journal and share.of == 1 and not settings.joined(source)
         self.topic = journal_topic(source) if self._brought else emission_topic(source, share.of)
         self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"worker-{source}-{share.number}")
@@ -262,9 +270,10 @@ class _Office:
         progress = outgoing.batch.progress
         for flow, count in Counter(each.flow for each in outgoing.batch.documents).items():
             DOCUMENTS.labels(flow).inc(count)
-        if progress.committed_us and not outgoing.batch.seed:
-            LAG.labels("flow").observe(max(0.0, time.time() - progress.committed_us / 1e6))
-        POSITION.labels("flow", self._source).set(progress.position.lsn)
+        if progress.newest_us and not outgoing.batch.seed:
+            LAG.labels("flow").observe(max(0.0, time.time() - progress.newest_us / 1e6))
+        for source in (self._source, *progress.joined):
+            POSITION.labels("flow", source).set(progress.of(source).position.lsn)
 
     async def _blocking(self, work: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import psycopg
@@ -24,7 +25,7 @@ SELECT (SELECT count(*) FROM {pending}), (SELECT coalesce(sum(keys), 0) FROM {di
 
 
 def status(settings: Settings, source: str) -> dict[str, Any]:
-    """How far a source's worker is.
+    """How far a source's worker is; of a joined source, how far the worker is with it that holds its tables.
 
     Returns:
         `batch`: last journal entry applied; `position` of its last change, as text; `committed_us`; `more`: within a
@@ -40,7 +41,7 @@ def status(settings: Settings, source: str) -> dict[str, Any]:
     """
     known = topics(settings.kafka)
     try:
-        found = [_of_shard(settings, source, share, known) for share in shares(settings, source)]
+        found = [_of_shard(settings, source, share, known) for share in shares(settings, settings.leader(source))]
     except psycopg.Error as exc:
         raise failure(exc) from exc
     return found[0] if len(found) == 1 else _together(found)
@@ -48,14 +49,16 @@ def status(settings: Settings, source: str) -> dict[str, Any]:
 
 def _of_shard(settings: Settings, source: str, share: Share, known: Container[str]) -> dict[str, Any]:
     # the marker first: when no batch was made after it, all that was made is published
-    there = emission_topic(source, share.of) in known
-    marker = read_marker(settings.kafka, source, share) if there else Marker()
-    if share.number and not exists(settings, source, share):
+    leader = settings.leader(source)
+    joined = "" if leader == source else source
+    there = emission_topic(leader, share.of) in known
+    marker = read_marker(settings.kafka, leader, share, joined) if there else Marker()
+    if share.number and not exists(settings, leader, share):
         return _nothing()
-    dsn = database(settings, source, share)
+    dsn = database(settings, leader, share)
     with psycopg.connect(dsn, autocommit=True, application_name="instep status") as conn:
         conn.execute("SET transaction_isolation = 'repeatable read'")
-        return _status(conn, source, marker)
+        return _status(conn, leader, joined, marker)
 
 
 def _nothing() -> dict[str, Any]:
@@ -89,12 +92,12 @@ def _flow_together(told: Sequence[dict[str, Any]], count: int) -> dict[str, Any]
     }
 
 
-def _status(conn: psycopg.Connection[Any], source: str, marker: Marker) -> dict[str, Any]:
+def _status(conn: psycopg.Connection[Any], source: str, joined: str, marker: Marker) -> dict[str, Any]:
     row = conn.execute("SELECT to_regclass('instep.progress') IS NOT NULL").fetchone()
     known = row == (True,)
-    done = progress.load(conn, source) if known else progress.Progress()
+    done = progress.load(conn, source, [joined] if joined else ()) if known else progress.Progress()
     flows = _flows(conn, source) if known else {}
-    return _told(done, marker, flows)
+    return _told(replace(done.of(joined), batch=done.batch), marker, flows)
 
 
 def _told(done: progress.Progress, marker: Marker, flows: dict[str, dict[str, Any]]) -> dict[str, Any]:

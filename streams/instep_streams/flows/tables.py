@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any, Final
 
@@ -20,16 +20,18 @@ _SCHEMA: Final = re.compile(r'"(?:[^"]|"")*"|[^".]+')
 
 
 class Tables(Mapping[str, Table]):
-    """The tables of one source that the replica holds, by id.
+    """The tables that the replica of one source holds, by id: its own, and those of the sources joined to it.
 
     Args:
         conn: the pinned session.
         source: the source's name.
+        joined: names of the sources that are joined to it.
     """
 
-    def __init__(self, conn: Connection[Any], source: str) -> None:
+    def __init__(self, conn: Connection[Any], source: str, joined: Iterable[str] = ()) -> None:
         self._conn = conn
-        self._source = source
+        self._source, self._sources = source, [source, *joined]
+        self._owners: dict[str, str] = {}
         self._tables: dict[str, Table] = {}
         self._numbers: dict[str, int] = {}
         self._keyless: dict[str, Table] = {}
@@ -51,24 +53,36 @@ class Tables(Mapping[str, Table]):
 
     def load(self) -> None:
         """Read them again, after a transaction that changed them was rolled back."""
-        rows = self._conn.execute("SELECT id, name, shape FROM instep.tables WHERE source = %s", (self._source,))
-        self._tables, self._numbers = {}, {}
-        for number, name, shape in rows.fetchall():
+        rows = self._conn.execute(
+            "SELECT id, name, shape, source FROM instep.tables WHERE source = ANY(%s)", (self._sources,)
+        )
+        self._tables, self._numbers, self._owners = {}, {}, {}
+        for number, name, shape, source in rows.fetchall():
             self._tables[name] = _table_of(shape)
-            self._numbers[name] = number
+            self._numbers[name], self._owners[name] = number, source
 
     def gone(self, name: str) -> str:
         """The table that keeps the positions of a table's deleted rows."""
         return f"instep.gone_{self._numbers[name]}"
 
-    def ensure(self, table: Table) -> bool:
+    def ensure(self, table: Table, source: str = "") -> bool:
         """Create a table, or make it follow the store's definition; gives whether anything changed.
 
         Columns that the store dropped stay, empty, for entries from before.
 
+        Args:
+            table: as the store has it, under the name that flows know it by.
+            source: whose it is; empty: the replica's own.
+
         Raises:
             StateError: another source holds a table of that name, or the change cannot be followed.
         """
+        source = source or self._source
+        if self._owners.setdefault(table.id, source) != source:
+            raise StateError(
+                f"Sources {self._owners[table.id]} and {source} both have a table {table.id}.",
+                "Let flows call the schema `public` of the joined one otherwise (`as_schema`), or do not capture it.",
+            )
         if not table.key:
             self._keyless[table.id] = table
             return False
@@ -145,7 +159,7 @@ class Tables(Mapping[str, Table]):
     def _create(self, table: Table) -> None:
         (number,) = self._conn.execute(
             "INSERT INTO instep.tables (source, name, shape) VALUES (%s, %s, %s) RETURNING id",
-            (self._source, table.id, json.dumps(_shape(table))),
+            (self._owners[table.id], table.id, json.dumps(_shape(table))),
         ).fetchone() or (0,)
         self._numbers[table.id] = number
         columns = ", ".join(f"{quote(each.name)} {each.sql_type}" for each in table.columns)
@@ -192,10 +206,11 @@ class Tables(Mapping[str, Table]):
     def _store_shape(self, table: Table) -> None:
         self._conn.execute("UPDATE instep.tables SET shape = %s WHERE name = %s", (json.dumps(_shape(table)), table.id))
 
-    def forget_gone(self, before: int) -> None:
-        """Drop the positions of rows that were deleted before a journal entry."""
+    def forget_gone(self, before: Callable[[str], int]) -> None:
+        """Drop the positions of rows that were deleted before a journal entry, which `before` gives per source."""
         for name in self._tables:
-            self._conn.execute(f"DELETE FROM {self.gone(name)} WHERE {quote(POSITION)} < %s", (before,))
+            limit = before(self._owners[name])
+            self._conn.execute(f"DELETE FROM {self.gone(name)} WHERE {quote(POSITION)} < %s", (limit,))
 
 
 def _with_dropped(held: Table, table: Table) -> Table:

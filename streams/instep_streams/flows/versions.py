@@ -46,6 +46,7 @@ CREATE TABLE instep.layouts (source text, generation bigint, workers int NOT NUL
 """,
     "ALTER TABLE instep.flows ADD COLUMN definition jsonb",
     "ALTER TABLE instep.flows ADD COLUMN adopted boolean NOT NULL DEFAULT true",
+    "ALTER TABLE instep.progress ADD COLUMN joined text NOT NULL DEFAULT ''",
 )
 """The step to version 1 is also taken by a database from before versions were kept: it stands there already."""
 

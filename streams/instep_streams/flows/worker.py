@@ -12,7 +12,8 @@ from psycopg import Connection
 from instep.errors import Advice, FlowError, StateError, advice
 from instep.flowfile import Flow, load_all
 from instep.settings import Settings
-from instep_connectors.kafka import RawRecord, Record
+from instep.topics import journal_topic
+from instep_connectors.kafka import RawRecord, Record, last_record
 from instep_schemas.client import RegistryClient
 from instep_streams.flows import progress
 from instep_streams.flows.ahead import Ahead
@@ -62,27 +63,33 @@ class Worker:
 
     def __init__(self, settings: Settings, source: str, share: Share = _ALL, generation: int = 0) -> None:
         self._settings, self._source, self._generation = settings, source, generation
-        own = settings.sources[source]
+        own, joined = settings.sources[source], settings.joined(source)
         self._registry = RegistryClient.of(settings.registry)
-        self._inbox = Inbox(settings.kafka, self._registry, source)
-        self._ahead = Ahead(self._inbox, f"read-{source}")
+        schemas = {source: "", **joined}
+        self._inboxes = {name: Inbox(settings.kafka, self._registry, name, schemas[name]) for name in schemas}
+        self._aheads = {name: Ahead(inbox, f"read-{name}") for name, inbox in self._inboxes.items()}
+        self._inbox = self._inboxes[source]
         self._outbox = Outbox(settings.kafka, self._registry, source, share)
         self._feed: TopicFeed | JournalFeed | None = None
         self._tell = self._adopt_all = False
         self._marker: int | None = None
+        self._made_at: dict[str, int] = {}
         self._deployed = False
         self._conn: Connection[Any] | None = None
         try:
             self._conn = open_state(ensure_database(settings, source, share))
-            _lock(self._conn, source)
-            self._engine = Engine(self._conn, source, share)
+            for name in self._inboxes:
+                _lock(self._conn, name)
+            self._engine = Engine(self._conn, source, share, joined)
             self._require_same_feed(own.journal)
             self._outbox.set_up()
-            self._engine.ensure_tables(self._inbox.tables())
+            self._ensure_tables()
+            done = self._engine.progress
             if not own.journal:
-                self._feed = TopicFeed(settings.kafka, self._inbox, source, own, self._engine.progress)
-            elif share.of > 1:
-                self._feed = JournalFeed(settings.kafka, source, self._engine.progress.journal)
+                self._feed = TopicFeed(settings.kafka, self._inbox, source, own, done)
+            elif share.of > 1 or joined:
+                starts = {name: done.of(name).journal for name in self._inboxes}
+                self._feed = JournalFeed(settings.kafka, starts, self._inbox.entry)
         except BaseException:
             self.close()
             raise
@@ -97,10 +104,27 @@ class Worker:
                 "Put the setting back, or drop the state database: it is filled again from the topics.",
             )
 
+    def _ensure_tables(self) -> None:
+        for name, inbox in self._inboxes.items():
+            self._engine.ensure_tables(inbox.tables(), name)
+
     @property
     def _engine_conn(self) -> Connection[Any]:
         assert self._conn is not None
         return self._conn
+
+    @property
+    def _deployable(self) -> bool:
+        """Whether the replica holds what the stores had, each at some moment, none before what documents show."""
+        done = self._engine.progress
+        reached = all(done.of(name).entry >= entry for name, entry in self._made_at.items())
+        return done.begun and not done.cut and reached
+
+    def _ends(self) -> dict[str, int]:
+        """The last entry of each journal: a document that another state made is of no later one."""
+        kafka, own = self._settings.kafka, self._settings.sources[self._source]
+        last = {name: last_record(kafka, journal_topic(name), 0) for name in self._inboxes} if own.journal else {}
+        return {name: self._inbox.entry(record).batch for name, record in last.items() if record is not None}
 
     @property
     def _moved(self) -> bool:
@@ -113,8 +137,10 @@ class Worker:
             self._conn.close()
         if self._feed is not None:
             self._feed.close()
-        self._ahead.close()
-        self._inbox.close()
+        for ahead in self._aheads.values():
+            ahead.close()
+        for inbox in self._inboxes.values():
+            inbox.close()
         self._registry.close()
 
     @property
@@ -135,24 +161,27 @@ class Worker:
     def start(self, marker: Marker) -> Iterator[Outgoing]:
         """Deploy the flows, if whole transactions are applied, and give what a crash left unsent.
 
-        In the middle of a transaction both come behind its end; until then no flow notes the keys that it makes dirty,
-        so all are looked at then.
+        In the middle of a transaction both come behind its end, with a source that was joined since, behind its first
+        rows, and where documents of another state are taken over, once this one is as far; until then no flow notes
+        the keys that become dirty, so all are looked at then.
 
         Raises:
             FlowError: a flow is refused.
         """
         self._adopt_all = self._moved or marker.batch > self._engine.progress.batch
+        self._made_at = self._ends() if self._adopt_all else {}
         self._engine.start_above(marker.batch)
         self._marker = marker.batch
-        if self._engine.progress.more:
+        self._tell = marker.batch < self._engine.progress.batch  # also when it has no documents: `adopt` raised it
+        if not self._deployable:
             self._engine.look_at_all()
         yield from self._deploy()
 
     def _deploy(self) -> Iterator[Outgoing]:
-        if self._engine.progress.more or self._engine.progress.entry == 0:
+        if not self._deployable:
             return
         # a table without rows has no records to be known by, and capture may have registered it after our start
-        self._engine.ensure_tables(self._inbox.tables())
+        self._ensure_tables()
         flows = self._flows()
         new = self._deployed_now(flows)
         partitions = self._settings.sources[self._source].partitions
@@ -160,7 +189,9 @@ class Worker:
             version, columns = self._engine.version(name), self._engine.columns(name)
             self._outbox.add(name, version, columns, plan.flow.key, partitions)
             if name in new or self._adopt_all:
-                self._engine.adopt(name, self._outbox.held(name))
+                held = self._outbox.held(name, self._engine.progress.joined.keys())
+                self._tell |= held.newest > self._engine.progress.batch
+                self._engine.adopt(name, held.alive.items(), held.newest)
         if self._adopt_all:
             progress.adopted(self._engine_conn, self._source, self._generation)
             # the marker may stand below the number to go on from, or at another number of workers
@@ -188,10 +219,10 @@ class Worker:
         return self._engine.deploy(flows)
 
     def _flows(self) -> dict[str, Flow]:
-        alone = len(self._settings.sources) == 1
+        alone = len(self._settings.leaders) == 1
         flows = load_all(self._settings.flows_dir)
         return {
-            name: each for name, each in flows.items() if each.source == self._source or (alone and not each.source)
+            name: each for name, each in flows.items() if each.source in self._inboxes or (alone and not each.source)
         }
 
     def step(self, records: Sequence[Record]) -> Iterator[Outgoing]:
@@ -204,45 +235,48 @@ class Worker:
             return
         first = self._inbox.entry(records[0])
         if first.batch > self.entry + 1:
-            yield from self._entries(self._inbox.journal(self.next_journal, records[0].offset))
-        yield from self._entries(iter(records))
+            yield from self._entries(self._inbox.journal(self.next_journal, records[0].offset), self._source)
+        yield from self._entries(iter(records), self._source)
 
-    def _entries(self, records: Iterator[Record]) -> Iterator[Outgoing]:
+    def _entries(self, records: Iterator[Record], source: str) -> Iterator[Outgoing]:
         todo: list[Read] = []
         count, journal = 0, 0
-        for record, read in self._ahead.reads(records, self.entry):
+        for record, read in self._aheads[source].reads(records, self._engine.progress.of(source).entry):
             if todo and (read.tables or count + read.entry.changes > STEP_CHANGES):
-                yield from self._apply(todo, journal)
+                yield from self._apply(todo, journal, source)
                 todo, count = [], 0
-            yield from self._follow(read)
+            yield from self._follow(read, source)
             todo.append(read)
             count, journal = count + read.entry.changes, record.offset + 1
         if todo:
-            yield from self._apply(todo, journal)
+            yield from self._apply(todo, journal, source)
 
-    def _follow(self, read: Read) -> Iterator[Outgoing]:
+    def _follow(self, read: Read, source: str) -> Iterator[Outgoing]:
         """Let the replica follow newer table definitions; flows on them are deployed again."""
-        changed = self._engine.ensure_tables(read.tables) if read.tables else set()
+        changed = self._engine.ensure_tables(read.tables, source) if read.tables else set()
         used = {table for plan in self._engine.plans.values() for table in plan.tables}
         if self._deployed and changed & used:
             self._deployed = False
             yield from self._deploy()
 
-    def _apply(self, reads: Sequence[Read], journal: int) -> Iterator[Outgoing]:
+    def _apply(self, reads: Sequence[Read], journal: int, source: str) -> Iterator[Outgoing]:
         entries: list[Entry] = [(read.entry, read.changes) for read in reads]
-        yield from self._outgoing(self._engine.process(entries, journal))
+        yield from self._outgoing(self._engine.process(entries, journal, source=source))
         if not self._deployed:
             yield from self._deploy()
 
     def poll(self, wait: float) -> Iterator[Outgoing]:
         """Work on what came where the consumer group does not bring it; waits so many seconds for a first record."""
         if isinstance(self._feed, JournalFeed):
-            yield from self._entries(iter(self._feed.poll(wait)))
+            done = self._engine.progress
+            found = self._feed.poll(wait, next((name for name in self._inboxes if done.of(name).more), ""))
+            if found is not None:
+                yield from self._entries(iter(found[1]), found[0])
             return
         fed = self._feed.poll(self._engine.progress, wait) if self._feed is not None else None
         if fed is None:
             return
-        yield from self._follow(fed.read)
+        yield from self._follow(fed.read, self._source)
         yield from self._outgoing(self._engine.process([(fed.read.entry, fed.read.changes)], 0, fed.offsets))
         if not self._deployed:
             yield from self._deploy()

@@ -61,7 +61,7 @@ async def plan(
         keys: only these; empty: all.
 
     Raises:
-        ConfigError: no such flow, no target, or not exactly one of since and position.
+        ConfigError: no such flow, no target, sources joined to its own, or not exactly one of since and position.
         ConnectionError, TimeoutError: a part does not answer.
         InstepError: one refuses, or retention deleted what is asked for.
     """
@@ -69,7 +69,14 @@ async def plan(
         raise ConfigError("A replay needs a beginning.", "Give either a time or a source position.")
     chosen = _flow(settings, flow)
     start = _Start(None if since is None else round(since.timestamp() * 1e6), position)
-    part = await asyncio.to_thread(_stretch, settings, _source(settings, chosen), start)
+    source = _source(settings, chosen)
+    if settings.joined(source):
+        raise ConfigError(
+            f"Flow {flow} may read several sources ({', '.join([source, *settings.joined(source)])}): no one position"
+            " tells where a replay of it would begin.",
+            "`instep verify --repair` delivers every key again that differs.",
+        )
+    part = await asyncio.to_thread(_stretch, settings, source, start)
     assert chosen.target is not None
     if part is None:
         return ReplayPlan(flow, chosen.target, None)
@@ -145,10 +152,10 @@ def _flow(settings: Settings, name: str) -> Flow:
 
 def _source(settings: Settings, flow: Flow) -> str:
     if flow.source:
-        return flow.source
-    if len(settings.sources) != 1:
+        return settings.leader(flow.source) if flow.source in settings.sources else flow.source
+    if len(settings.leaders) != 1:
         raise ConfigError(f"Flow {flow.name} does not say which source it reads.", 'Add source = "…" to its header.')
-    return next(iter(settings.sources))
+    return settings.leaders[0]
 
 
 def _stretch(settings: Settings, source: str, start: _Start) -> Stretch | None:

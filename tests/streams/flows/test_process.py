@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 
 import psycopg
 import pytest
@@ -18,6 +19,7 @@ from tests.streams.flows.harness import Shop, kill
 
 from instep.errors import FlowError
 from instep.settings import StateSettings
+from instep_connectors.kafka import OutRecord, Publisher
 from instep_streams.capture.kafka import ensure_own_topics
 
 CHANGES = (
@@ -133,18 +135,30 @@ def _every(shop: Shop, flow: str) -> Iterator[tuple[tuple[str, ...], dict[str, i
         yield decode_key(shop.registry.schema(key_id), key), dict(fields)
 
 
+async def _end_as_another_worker(shop: Shop, sku: str, batch: int) -> None:
+    """A tombstone of a worker that numbers its batches otherwise."""
+    (record,) = (each for each in shop.records("card") if (each.key or b"").endswith(sku.encode()))
+    headers = [("instep.batch", batch.to_bytes(8, "big"))]
+    async with aclosing(Publisher(shop.settings.kafka, f"another-{shop.name}")) as publisher:
+        await publisher.start()
+        await publisher.publish([OutRecord(record.topic, record.key, None, record.partition, headers)])
+
+
 def test_a_new_state_database_emits_only_what_differs(shop: Shop, postgres: PostgresForTests) -> None:
     with shop.capturing() as capture, shop.working() as worker:
         shop.settle(capture, worker)
     before = len(shop.records("card"))
     shop.settings = shop.settings.model_copy(update={"state": StateSettings(dsn=postgres.database())})
+    asyncio.run(_end_as_another_worker(shop, "sku3", 10**6))
     with shop.capturing() as capture:
         shop.execute("DELETE FROM products WHERE id = 1", "UPDATE products SET name = 'x' WHERE id = 2")
         with shop.working() as worker:
             shop.settle(capture, worker)
             equal(shop)
-            assert len(shop.records("card")) == before + 2
+            assert len(shop.records("card")) == before + 1 + 3
             assert max(versions(shop, "card").values()) == 1
+            ours = shop.records("card")[-1]
+            assert int.from_bytes(dict(ours.headers)["instep.batch"], "big") > 10**6, "a target would take it for older"
 
 
 def test_a_key_that_fails_does_not_hold_up_the_others(shop: Shop) -> None:

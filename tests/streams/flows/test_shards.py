@@ -44,11 +44,14 @@ def share_among(shop: Shop, workers: int) -> None:
 def right(shop: Shop) -> None:
     for flow in FLOWS:
         assert shop.folded(flow) == shop.expected(flow)
-        seen: dict[bytes, int] = {}
+        seen: dict[bytes, tuple[int, bytes]] = {}
         for record in shop.records(flow):
-            batch = int.from_bytes(dict(record.headers)["instep.batch"], "big")
-            assert batch > seen.get(record.key or b"", 0), "a document came twice, or an older one after a newer"
-            seen[record.key or b""] = batch
+            headers = dict(record.headers)
+            batch, position = int.from_bytes(headers["instep.batch"], "big"), headers["instep.position"]
+            before = seen.get(record.key or b"", (0, b""))
+            assert batch > before[0], "a document came twice, or an older one after a newer"
+            assert position >= before[1], "a document of a state before the one that was shown"
+            seen[record.key or b""] = batch, position
 
 
 @pytest.mark.slow
