@@ -176,9 +176,9 @@ def programs(settings: Settings, project: Path) -> list[Program]:
         *registry,
         *(program(f"capture:{name}", "capture", name) for name, source in settings.sources.items() if source.journal),
         *(
-            program(f"worker:{name}{f':{number}' if source.workers > 1 else ''}", "worker", name)
-            for name, source in settings.sources.items()
-            for number in range(source.workers)
+            program(f"worker:{name}{f':{number}' if settings.sources[name].workers > 1 else ''}", "worker", name)
+            for name in settings.leaders
+            for number in range(settings.sources[name].workers)
         ),
         *(program(f"deliver:{name}", "deliver", name) for name in settings.targets),
         *([program("agents", "agents")] if any((settings.root / "agents").glob("*.py")) else []),

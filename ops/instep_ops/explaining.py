@@ -26,7 +26,8 @@ class Explained:
         name: the flow's.
         graph: how changes find its keys.
         plans: PostgreSQL's plans as text: `keys`, `whole`.
-        planned_on: `replica`, or `store`, whose indexes and sizes may differ from the replica's.
+        planned_on: `replica`; or `store`, whose indexes and sizes may differ from the replica's; or, with sources that
+            are joined, `empty tables`.
         warnings: the compiler's.
     """
 
@@ -43,7 +44,8 @@ class Explained:
             lines.append(f"{table}: a row that comes, goes or changes in {', '.join(self.graph.columns[table])}")
             lines += [f"  {way}" for way in ways]
         lines += [f"warning: {each}" for each in self.warnings]
-        where = self.planned_on if self.planned_on == "replica" else "store; the replica's indexes may differ"
+        differ = "" if self.planned_on == "replica" else "; the replica's indexes and sizes may differ"
+        where = self.planned_on + differ
         lines += ["", f"Evaluating some keys ({where}):", _indented(self.plans["keys"])]
         lines += ["", f"Evaluating all keys ({where}):", _indented(self.plans["whole"])]
         return "\n".join(lines)
@@ -68,12 +70,13 @@ def explain(settings: Settings, name: str) -> Explained:
         ConfigError: no such flow.
         SourceError, ConnectionError: the store does not answer.
     """
-    with compiled(settings, name) as (conn, plan, columns):
+    with compiled(settings, name) as (conn, plan, columns, gathered):
         with _replica(settings, plan) as replica:
             on = conn if replica is None else replica
             with on.transaction(force_rollback=True):
                 found = plans(on, plan, columns)
-        return Explained(name, graph_of(plan), found, "store" if replica is None else "replica", plan.warnings)
+        without = "empty tables" if gathered else "store"
+        return Explained(name, graph_of(plan), found, without if replica is None else "replica", plan.warnings)
 
 
 @contextmanager

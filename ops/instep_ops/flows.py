@@ -5,48 +5,28 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
 from instep.errors import FlowError, InstepError
 from instep.flowfile import Flow
-from instep.relation import Relation
 from instep.settings import EMBEDDED, Settings
-from instep_connectors.postgres.catalog import Catalog
-from instep_connectors.postgres.publication import matcher, publication_exists
-from instep_connectors.postgres.session import connect
 from instep_ops.assemble import resolve, running
+from instep_ops.stores import Stores, opened
 from instep_ops.verification.worker import evaluate as evaluate_all
 from instep_ops.verify import by_source
 from instep_schemas.documents import DocumentColumn
 from instep_streams.delivery.transform import transforms
-from instep_streams.flows.catalog import Column, Table, catalog_of
 from instep_streams.flows.check import check
 from instep_streams.flows.compile import Plan, compile_flow
 from instep_streams.flows.parse import parse_select, statement
-from instep_streams.flows.session import pin
 
 APPLICATION = "instep flow"
 
-_TABLES = """
-SELECT c.oid::bigint, n.nspname || '.' || c.relname FROM pg_catalog.pg_class c
-JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
-  AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
-"""
-
-_INHERITED = """
-SELECT DISTINCT n.nspname || '.' || c.relname FROM pg_catalog.pg_inherits i
-JOIN pg_catalog.pg_class c ON c.oid = i.inhparent AND c.relkind = 'r'
-JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-"""
-
 _NAMED = re.compile(r'Table "([^"]+)"')
-
-_PUBLISHED = "SELECT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +110,8 @@ def check_all(settings: Settings, names: Sequence[str] | None) -> list[FlowCheck
         rest = [flow for name, flow in flows.items() if name not in misspelt]
         if not rest:  # what is no SELECT at all is told without a store
             continue
-        with closing(connect(settings.sources[source].dsn.reveal(), APPLICATION)) as conn:
-            tables = _tables(conn, settings.sources[source].tables)
-            published = _published(conn, settings.sources[source].publication)
-            found += [_check(conn, settings, flow, tables, published) for flow in rest]
+        with opened(settings, source) as stores:
+            found += [_check(stores, settings, flow) for flow in rest]
     return sorted(found, key=lambda each: each.name)
 
 
@@ -166,8 +144,10 @@ def _failed(name: str, exc: InstepError) -> FlowCheck:
 @contextmanager
 def compiled(
     settings: Settings, name: str
-) -> Iterator[tuple[psycopg.Connection[Any], Plan, tuple[DocumentColumn, ...]]]:
-    """One flow compiled against its store: a pinned connection to it, the plan, the output columns.
+) -> Iterator[tuple[psycopg.Connection[Any], Plan, tuple[DocumentColumn, ...], bool]]:
+    """One flow compiled against its store: a pinned connection, the plan, the output columns.
+
+    The last is whether the connection leads to a database made for the purpose, without rows (`stores.opened`).
 
     Raises:
         ConfigError: no such flow.
@@ -178,52 +158,22 @@ def compiled(
     refused = _misspelt(flows).get(name)
     if refused is not None:
         raise FlowError(refused.code, refused.cause, refused.remedy)
-    with closing(connect(settings.sources[source].dsn.reveal(), APPLICATION)) as conn:
-        plan = compile_flow(flows[name], _tables(conn, settings.sources[source].tables))
-        yield conn, plan, check(conn, plan)
+    with opened(settings, source) as stores:
+        plan = compile_flow(flows[name], stores.tables)
+        yield stores.conn, plan, check(stores.conn, plan), stores.gathered
 
 
-def _tables(conn: psycopg.Connection[Any], patterns: Sequence[str]) -> dict[str, Table]:
-    """The captured tables as the store describes them; pins the session."""
-    inherited = {name for (name,) in conn.execute(_INHERITED).fetchall()}
-    captured = map(_table, _captured(conn, patterns))
-    tables = catalog_of(replace(each, inherited=each.id in inherited) for each in captured)
-    pin(conn)
-    return tables
-
-
-def _captured(conn: psycopg.Connection[Any], patterns: Sequence[str]) -> list[Relation]:
-    wanted = matcher(patterns)
-    oids = [oid for oid, name in conn.execute(_TABLES).fetchall() if wanted.fullmatch(name)]
-    return list(Catalog(conn).relations(dict.fromkeys(oids)).values())
-
-
-def _published(conn: psycopg.Connection[Any], publication: str) -> frozenset[str] | None:
-    """Ids of the tables that the publication holds; None while there is none: capture will make it hold all."""
-    if not publication_exists(conn, publication):
-        return None
-    return frozenset(f"{schema}.{table}" for schema, table in conn.execute(_PUBLISHED, [publication]))
-
-
-def _table(relation: Relation) -> Table:
-    columns = tuple(Column(each.name, each.sql_type, each.not_null) for each in relation.columns)
-    return Table(relation.schema, relation.name, columns, relation.key)
-
-
-def _check(
-    conn: psycopg.Connection[Any], settings: Settings, flow: Flow, tables: dict[str, Table],
-    published: frozenset[str] | None,
-) -> FlowCheck:  # fmt: skip
+def _check(stores: Stores, settings: Settings, flow: Flow) -> FlowCheck:
     try:
         transforms(settings, {flow.name: flow})
-        plan = compile_flow(flow, tables)
-        columns = check(conn, plan)
+        plan = compile_flow(flow, stores.tables)
+        columns = check(stores.conn, plan)
     except InstepError as exc:
-        return _failed(flow.name, _of_view(conn, exc))
+        return _failed(flow.name, _of_view(stores.conn, exc))
     return FlowCheck(
         flow.name, True, columns=tuple((each.name, each.type) for each in columns), tables=plan.tables,
         edges=plan.edges, warnings=plan.warnings,
-        uncaptured=() if published is None else tuple(sorted(set(plan.tables) - published)),
+        uncaptured=tuple(sorted(stores.unpublished.intersection(plan.tables))),
     )  # fmt: skip
 
 
@@ -235,7 +185,8 @@ def evaluate(settings: Settings, name: str, limit: int) -> list[dict[str, Any]]:
         SourceError, ConnectionError: the store does not answer.
     """
     ((source, flows),) = by_source(settings, [name]).items()
-    with closing(connect(settings.sources[source].dsn.reveal(), APPLICATION)) as conn:
-        conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        rows = evaluate_all(conn, flows[name])
+    with opened(settings, source) as stores:
+        stores.fill([flows[name]])
+        stores.conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        rows = evaluate_all(stores.conn, flows[name])
     return [json.loads(text) for _, text in sorted(rows.items())[:limit]]

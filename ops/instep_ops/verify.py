@@ -68,6 +68,9 @@ async def _prove(
                     tell(f"{name}: reading {flow.target} back")
                     await ReadBack(settings, flow, topics, rounds.rows[name], rounds.proofs[name]).run()
             report.counts[source], unbalanced = await take(settings, source, mine, topics.folds, target)
+            for joined in settings.joined(source):
+                report.counts[joined], more = await take(settings, joined, {}, {}, target)
+                unbalanced += more
         finally:
             await asyncio.to_thread(rounds.close)
         report.unbalanced += unbalanced
@@ -99,9 +102,9 @@ def _source_of(settings: Settings, flow: Flow) -> str:
             f"Flow {flow.name} names the target {flow.target!r}, which is not in instep.toml.", "Add it, or correct it."
         )
     if flow.source in settings.sources:
-        return flow.source
-    if not flow.source and len(settings.sources) == 1:
-        return next(iter(settings.sources))
+        return settings.leader(flow.source)
+    if not flow.source and len(settings.leaders) == 1:
+        return settings.leaders[0]
     listed = ", ".join(settings.sources)
     raise ConfigError(f"Flow {flow.name} needs a source: {flow.source or 'none named'}.", f"There are: {listed}.")
 

@@ -108,7 +108,9 @@ def watch(settings: Settings, name: str, ready: Any = lambda: None) -> Iterator[
         raise ConfigError(f"Flow {name} has no topic yet.", "Start its worker first (`instep up`).")
     with ExitStack() as stack:
         registry = stack.enter_context(closing(RegistryClient.of(settings.registry)))
-        causes = _causes(settings, source, name, registry, stack) if settings.sources[source].journal else None
+        # of several sources nobody can say from one position which changes came since the version before
+        traced = settings.sources[source].journal and not settings.joined(source)
+        causes = _causes(settings, source, name, registry, stack) if traced else None
         decode = decoder(registry, flow)
         tps = [(topic, number) for number in range(count)]
         starts, ends = start_offsets(settings.kafka, tps), end_offsets(settings.kafka, tps)

@@ -27,7 +27,7 @@ def registry(context: typer.Context, project: Project = HERE, metrics: Metrics =
 def worker(source: SourceName = None, project: Project = HERE, metrics: Metrics = "") -> None:
     """Run the flow worker of one source: keeps the replica, evaluates the flows, emits documents."""
     settings = open_running(project)
-    name = pick(settings.sources, source, "source")
+    name = source if source in settings.sources else pick(settings.leaders, source, "source")
     from instep_streams.flows.process import run
 
     run_process(f"worker:{name}", lambda stop: run(settings, name, stop), metrics)

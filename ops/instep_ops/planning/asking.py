@@ -101,15 +101,15 @@ def _question(
     name = pick(settings.sources, source, "source")
     if schema is None:
         settings = with_stores(settings)
-    flows, lock = flows_of(settings, name), lock_of(settings)
+    flows, lock = flows_of(settings, settings.leader(name)), lock_of(settings)
     return Question(settings, name, flows, migrations, schema, server, lock, _level(level), accepted)
 
 
 def flows_of(settings: Settings, source: str) -> Mapping[str, Flow]:
-    """The flows that read a source."""
-    only = len(settings.sources) == 1
+    """The flows that a source's worker works on: they read its tables, and those of the sources joined to it."""
+    only, own = settings.leaders == [source], {source, *settings.joined(source)}
     flows = load_all(settings.flows_dir)
-    return {name: flow for name, flow in flows.items() if flow.source == source or (only and not flow.source)}
+    return {name: flow for name, flow in flows.items() if flow.source in own or (only and not flow.source)}
 
 
 def lock_of(settings: Settings) -> Bundle:

@@ -85,7 +85,8 @@ def _tables(settings: Settings) -> Iterator[tuple[str, tuple[str, Relation]]]:
 def _specs(settings: Settings, tables: Mapping[str, tuple[str, Relation]]) -> Iterator[TopicSpec]:
     keep = keeping(settings.kafka)
     for name, source in settings.sources.items():
-        yield TopicSpec(emission_topic(name, source.workers), source.workers, _COMPACTED)
+        if name in settings.leaders:
+            yield TopicSpec(emission_topic(name, source.workers), source.workers, _COMPACTED)
         if not source.journal:
             continue  # Debezium's topics
         yield TopicSpec(journal_topic(name), 1, keep)

@@ -16,7 +16,7 @@ from instep.topics import data_topic, flow_topic, key_subject, value_subject
 from instep_connectors.postgres.session import connect
 from instep_connectors.postgres.skeleton import definitions
 from instep_ops.planning.scratch import APPLICATION, Scratch, scratch
-from instep_ops.planning.state import State, look, options_of
+from instep_ops.planning.state import State, joined_flows, look, options_of
 from instep_ops.planning.storeguard import shapes
 from instep_ops.planning.subjects import text_of
 from instep_ops.planning.verdict import FlowVerdict, GateReport, TableVerdict
@@ -73,9 +73,11 @@ def judge(question: Question) -> GateReport:
             place.run(text, name)
         after = look(place.conn, patterns, question.flows)
         everywhere = look(place.conn, ("*.*",), {}) if set(before.relations) - set(after.relations) else after
-    comparison = _Comparison(question, before, after, everywhere)
+    unjudged = joined_flows(question.settings, question.source, before.flows)
+    judged = {name: flow for name, flow in question.flows.items() if name not in unjudged}
+    comparison = _Comparison(replace(question, flows=judged), before, after, everywhere)
     return GateReport(
-        tuple(comparison.tables()), tuple(comparison.flows()), tuple(left_out), question.accepted,
+        tuple(comparison.tables()), tuple(comparison.flows()), tuple(left_out), question.accepted, tuple(unjudged),
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from instep.topics import data_topic, flow_topic, key_subject, value_subject
 from instep_connectors.postgres.session import connect
 from instep_ops.planning.gate import Question
 from instep_ops.planning.scratch import APPLICATION, scratch
-from instep_ops.planning.state import State, look, options_of
+from instep_ops.planning.state import State, joined_flows, look, options_of
 from instep_ops.planning.subjects import text_of
 from instep_schemas.administration import RegistryAdmin
 from instep_schemas.bundle import Bundle
@@ -79,9 +79,9 @@ class Held:
     """One subject against the lock.
 
     Attributes:
-        subject: its name; a flow's for a flow that is refused.
-        verdict: `same`, `new` (not in the lock), `differs` (may follow), `refused`.
-        reasons: why it is refused.
+        subject: its name; a flow's for a flow that is refused or skipped.
+        verdict: `same`, `new` (not in the lock), `differs` (may follow), `refused`, `skipped` (cannot be told here).
+        reasons: why it is refused or skipped.
     """
 
     subject: str
@@ -133,7 +133,11 @@ def _tables(question: Question, state: State) -> Iterator[Held]:
 
 
 def _flows(question: Question, state: State, flows: Mapping[str, Flow]) -> Iterator[Held]:
+    joined = joined_flows(question.settings, question.source, state.flows)
     for name, found in state.flows.items():
+        if name in joined:
+            yield Held(name, "skipped", ("it may read tables of joined sources, which this store does not have",))
+            continue
         if found.fault is not None:
             yield Held(name, "refused", (str(found.fault),))
             continue

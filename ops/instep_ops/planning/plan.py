@@ -44,7 +44,7 @@ def make_plan(settings: Settings, admin: RegistryAdmin, samples: int = 3) -> Pla
     held = locked(admin, wanted.subjects())
     levels = {subject: admin.level(subject) for subject in {*wanted.levels, *held.subjects()}}
     previews = {
-        source: previews_of(settings, source, flows_of(settings, source), samples) for source in settings.sources
+        source: previews_of(settings, source, flows_of(settings, source), samples) for source in settings.leaders
     }
     steps = [
         *_topic_steps(wanted, states),

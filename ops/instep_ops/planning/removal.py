@@ -113,7 +113,7 @@ def _state(conn: Connection[Any], name: str) -> str | None:
 
 
 def _states(settings: Settings) -> Iterator[tuple[str, str]]:
-    for source in settings.sources:
+    for source in settings.leaders:
         workers = max(known(settings, source).workers, settings.sources[source].workers)
         for share in (Share(number, workers) for number in range(workers)):
             if exists(settings, source, share):

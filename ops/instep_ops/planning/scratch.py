@@ -47,18 +47,20 @@ def split(text: str) -> list[str]:
 
 
 @contextmanager
-def scratch(dsn: str | None) -> Iterator[Scratch]:
+def scratch(dsn: str | None, given: str = "--scratch", alike: bool = False) -> Iterator[Scratch]:
     """Give an empty database, and take it away afterwards.
 
     Args:
         dsn: of a server where a database may be created; None: one is started here for the while.
+        given: where a person wrote the `dsn`.
+        alike: orders text as the database that the `dsn` names.
 
     Raises:
         ConfigError: the server cannot be reached or refuses.
         EnvironmentFault: the embedded server is not installed or does not start.
     """
     if dsn is not None:
-        with _database(dsn) as conn:
+        with _database(dsn, given, alike) as conn:
             yield Scratch(conn, own=False)
         return
     from instep_ops.embedded import Postgres
@@ -75,13 +77,13 @@ def scratch(dsn: str | None) -> Iterator[Scratch]:
 
 
 @contextmanager
-def _database(dsn: str) -> Iterator[Connection]:
+def _database(dsn: str, given: str, alike: bool) -> Iterator[Connection]:
     name = f"instep_scratch_{secrets.token_hex(4)}"
     try:
         with psycopg.connect(dsn, autocommit=True, application_name=APPLICATION) as server:
-            server.execute(
-                sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(sql.Identifier(name))
-            )
+            locale = _locale(server) if alike else sql.SQL("")
+            make = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'{}")
+            server.execute(make.format(sql.Identifier(name), locale))
             try:
                 with closing(connect(make_conninfo(dsn, dbname=name), APPLICATION)) as conn:
                     yield conn
@@ -89,7 +91,19 @@ def _database(dsn: str) -> Iterator[Connection]:
                 server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
     except (psycopg.OperationalError, psycopg.ProgrammingError) as exc:
         words = " ".join(str(exc).split())
-        raise ConfigError(f"The scratch server cannot be used: {words}.", "Correct --scratch.") from None
+        raise ConfigError(f"The scratch server cannot be used: {words}.", f"Correct {given}.") from None
+
+
+def _locale(conn: Connection) -> sql.Composable:
+    """Options of CREATE DATABASE for the text order of the database connected to."""
+    row = conn.execute("SELECT to_jsonb(d) FROM pg_catalog.pg_database d WHERE datname = current_database()").fetchone()
+    found: dict[str, str] = row[0] if row else {}  # columns differ between versions of PostgreSQL
+    options = {"LC_COLLATE": found["datcollate"], "LC_CTYPE": found["datctype"]}
+    provider = {"i": "icu", "b": "builtin"}.get(found.get("datlocprovider", ""))
+    if provider is not None:
+        named = found.get("datlocale") or found.get("daticulocale")
+        options |= {"LOCALE_PROVIDER": provider, f"{provider}_LOCALE": named or ""}
+    return sql.SQL("").join(sql.SQL(f" {option} {{}}").format(sql.Literal(each)) for option, each in options.items())
 
 
 class Scratch:

@@ -102,6 +102,16 @@ def look(conn: Connection, patterns: Sequence[str], flows: Mapping[str, Flow]) -
     return State(relations, numbers, frozenset(counted), keyless, compiled)
 
 
+def joined_flows(settings: Settings, source: str, flows: Mapping[str, FlowState]) -> list[str]:
+    """Flows that this store alone tells nothing about, as they read other tables, too, where sources are joined.
+
+    Flows call the tables of a joined source otherwise than its store does.
+    """
+    if settings.sources[source].joined_to:
+        return sorted(flows)
+    return sorted(name for name, each in flows.items() if each.fault is not None) if settings.joined(source) else []
+
+
 def options_of(settings: Settings, source: str) -> WireOptions:
     """How capture writes a source, as far as schemas tell it: the database's name stands in records only."""
     return WireOptions(source, "", tags=tags_of(settings.sources[source], settings.encryption))

@@ -30,8 +30,9 @@ def purposes(settings: Settings, names: list[str]) -> dict[str, str]:
     known: dict[str, str] = {"_schemas": "schema registry"}
     for source in settings.sources:
         known[journal_topic(source)] = f"journal of {source}"
-        known[emission_topic(source)] = f"marker of worker {source}"
-        known[emission_topic(source, settings.sources[source].workers)] = f"markers of the workers of {source}"
+        if source in settings.leaders:
+            known[emission_topic(source)] = f"marker of worker {source}"
+            known[emission_topic(source, settings.sources[source].workers)] = f"markers of the workers of {source}"
         known[capture_dead_letter_topic(source)] = f"dead letters of capture {source}"
         known[tables_topic(source)] = f"tables that capture {source} knows"
         known[commands_topic(source)] = f"commands to capture {source}"

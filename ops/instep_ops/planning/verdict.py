@@ -156,12 +156,14 @@ class GateReport:
         flows: flows that change or break.
         left_out: definitions of the store that the scratch server could not make.
         accepted: dangers a person has accepted.
+        unjudged: flows that may read the tables of other sources, too, which this store does not have.
     """
 
     tables: tuple[TableVerdict, ...]
     flows: tuple[FlowVerdict, ...]
     left_out: tuple[str, ...] = ()
     accepted: frozenset[str] = frozenset()
+    unjudged: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -176,6 +178,7 @@ class GateReport:
             "tables": [each.to_dict(self.accepted) for each in self.tables],
             "flows": [each.to_dict(self.accepted) for each in self.flows],
             "left_out": list(self.left_out),
+            "unjudged": list(self.unjudged),
         }
 
     def lines(self) -> Iterator[str]:
@@ -185,6 +188,8 @@ class GateReport:
         for flow in self.flows:
             yield from flow.lines(self.accepted)
         yield from (f"not tried (this server cannot make it): {each}" for each in self.left_out)
+        for name in self.unjudged:
+            yield f"flow {name} is not judged: it may read tables of joined sources; `instep flow check` on both stores"
         if not self.tables and not self.flows:
             yield "No captured table changes."
         yield "May run as it is." if self.ok else "Do not run it as it is."

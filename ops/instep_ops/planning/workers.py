@@ -23,7 +23,8 @@ def share_steps(settings: Settings) -> Iterator[Step]:
         StateError: the state database refuses.
         ConnectionError: it does not answer.
     """
-    for source, own in settings.sources.items():
+    for source in settings.leaders:
+        own = settings.sources[source]
         try:
             layout = known(settings, source)
             if layout.workers != own.workers:
@@ -62,7 +63,9 @@ def previews_of(settings: Settings, source: str, flows: Mapping[str, Flow], samp
     for share in (Share(number, workers) for number in range(workers)):
         if not exists(settings, source, share):
             continue
-        for each in preview(database(settings, source, share), source, flows, samples, share):
+        for each in preview(
+            database(settings, source, share), source, flows, samples, share, settings.joined(source)
+        ):  # fmt: skip
             found[each.name] = _added(found[each.name], each, samples) if each.name in found else each
     return [found[name] for name in sorted(found)]
 

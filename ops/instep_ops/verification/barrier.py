@@ -48,6 +48,9 @@ class Barrier:
 
         async def known() -> tuple[object, bool | None]:
             found = await asyncio.to_thread(progress, self._settings, self._source)
+            for joined in self._settings.joined(self._source):  # it may be filling the tables of these
+                applied = (await asyncio.to_thread(progress, self._settings, joined)).applied
+                found = found._replace(applied=found.applied + applied)
             if not found.flows.issuperset(flows):
                 return found, None
             return found, True if await asyncio.to_thread(self._have_schemas, flows) else None

@@ -7,17 +7,26 @@ seen from outside, not even whether it touched a key (set to 2 before L and back
 and the worker may put keys off, so that their document comes with a later batch. So while changes go on behind L, a key
 that differs is no more than a suspect, and is judged again at a later position. Once nothing has changed behind L, the
 newest version of each key has to be the snapshot's row: then every answer is certain.
+
+With other sources joined to the flow's, L is a position of each, and so is a document's: the snapshot's past is what is
+in the past of every source.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
+from typing import Final
 
 from instep.change import Position
 from instep.journal import JournalEntry
 from instep.protocols import Document, Fields, Key
 from instep_ops.verification.compare import same_fields
+
+_Places = tuple[Position, tuple[tuple[str, Position], ...]]
+"""The position that a document includes of the flow's source, and of each joined one."""
+
+_ALONE: Final[Mapping[str, Position]] = {}
 
 
 class Verdict(Enum):
@@ -35,31 +44,37 @@ class Fold:
 
     Args:
         at: the position L; moves forward only.
+        joined: the same of the sources joined to the flow's, by name.
     """
 
-    def __init__(self, at: Position) -> None:
-        self.at = at
+    def __init__(self, at: Position, joined: Mapping[str, Position] = _ALONE) -> None:
+        self.at, self._joined = at, joined
         self._versions: dict[Key, list[Document]] = {}
-        self._batches: dict[tuple[int, Position], int] = {}
+        self._batches: dict[tuple[int, _Places], int] = {}
+
+    def _is_past(self, places: _Places) -> bool:
+        position, joined = places
+        return position < self.at and all(each < self._joined.get(name, each) for name, each in joined)
 
     def add(self, document: Document) -> None:
         """Take the next version of a key, in topic order."""
-        batch = document.version, document.position  # workers that share a source number their batches by themselves
+        places = _places(document)
+        batch = document.version, places  # workers that share a source number their batches by themselves
         self._batches[batch] = self._batches.get(batch, 0) + 1
         self._versions.setdefault(document.key, []).append(document)
-        if document.position < self.at:
+        if self._is_past(places):
             self._versions[document.key][:-1] = []
 
-    def advance(self, at: Position) -> None:
+    def advance(self, at: Position, joined: Mapping[str, Position] = _ALONE) -> None:
         """Go on to a later position; forgets versions that are not needed any more."""
-        self.at = at
+        self.at, self._joined = at, joined
         for versions in self._versions.values():
-            past = sum(version.position < at for version in versions)
+            past = sum(self._is_past(_places(version)) for version in versions)
             versions[: max(0, past - 1)] = []
 
     def emitted(self) -> tuple[int, int]:
         """The newest batch before the position (0: none), and how many documents the topic holds up to it."""
-        past = {batch: count for batch, count in self._batches.items() if batch[1] < self.at}
+        past = {batch: count for batch, count in self._batches.items() if self._is_past(batch[1])}
         return max((number for number, _ in past), default=0), sum(past.values())
 
     def keys(self) -> Iterable[Key]:
@@ -69,7 +84,7 @@ class Fold:
     def held(self, key: Key) -> Document | None:
         """The newest version before the position."""
         first = self._versions.get(key, [None])[0]
-        return first if first is not None and first.position < self.at else None
+        return first if first is not None and self._is_past(_places(first)) else None
 
     def newest(self, key: Key) -> Document | None:
         """The newest version of all."""
@@ -94,6 +109,10 @@ class Fold:
         if at_rest:
             return Verdict.DIFFERENT
         return Verdict.SUSPECT if newest is held else Verdict.UNDECIDED
+
+
+def _places(document: Document) -> _Places:
+    return document.position, document.joined
 
 
 def is_at_rest(entries: Iterable[JournalEntry], at: Position) -> bool:

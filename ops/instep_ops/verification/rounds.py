@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from instep.change import Position
 from instep.flowfile import Flow
 from instep.protocols import Fields, Key
 from instep.settings import Settings
+from instep_ops.stores import gathered
 from instep_ops.verification.barrier import Barrier
 from instep_ops.verification.compare import topic_differences
 from instep_ops.verification.fold import Fold, Verdict
@@ -19,6 +21,7 @@ from instep_ops.verification.snapshot import nudge, pinned
 from instep_ops.verification.topics import FlowTopics, JournalTail
 from instep_ops.verification.worker import Evaluator, decoder
 from instep_ops.verification.written import WrittenTopics
+from instep_schemas.client import RegistryClient
 from instep_streams.delivery.sinks import registry_client
 
 Tell = Callable[[str], None]
@@ -49,8 +52,18 @@ class Open:
         return dict.fromkeys([*self.rows, *fold.keys()]) if self.left is None else sorted(self.left)
 
 
+class _Side:
+    """One source of a proof: its store, its journal, the worker's progress with it."""
+
+    def __init__(self, settings: Settings, source: str, registry: RegistryClient) -> None:
+        own = settings.sources[source]
+        self.dsn = own.dsn.reveal()
+        self.tail: Any = JournalTail(settings.kafka, source) if own.journal else WrittenTopics(settings, source)
+        self.barrier = Barrier(settings, source, registry)
+
+
 class Rounds:
-    """The topic side of the proof of one source.
+    """The topic side of the proof of one source, with those that are joined to it.
 
     Args:
         settings: resolved.
@@ -61,11 +74,8 @@ class Rounds:
 
     def __init__(self, settings: Settings, source: str, flows: Mapping[str, Flow], tell: Tell) -> None:
         self._settings, self._source, self._flows, self._tell = settings, source, flows, tell
-        self._dsn = settings.sources[source].dsn.reveal()
-        own = settings.sources[source].journal
-        self._tail: Any = JournalTail(settings.kafka, source) if own else WrittenTopics(settings, source)
         self._registry = registry_client(settings.registry)
-        self._barrier = Barrier(settings, source, self._registry)
+        self._sides = {name: _Side(settings, name, self._registry) for name in (source, *settings.joined(source))}
         self._evaluator = Evaluator(self._registry)
         self._open = {name: Open() for name in flows}
         self.proofs = {name: Proof(name, "", "") for name in flows}
@@ -78,7 +88,7 @@ class Rounds:
         Raises:
             InstepError: a part does not answer or does not get on.
         """
-        await self._barrier.deployed(self._flows)
+        await self._sides[self._source].barrier.deployed(self._flows)
         for number in range(1, ROUNDS + 1):
             left = [name for name, each in self._open.items() if each.left is None or each.left]
             if not left:
@@ -92,36 +102,47 @@ class Rounds:
         return self._topics
 
     async def _round(self, names: list[str]) -> None:
-        mark = await asyncio.to_thread(self._tail.mark)
-        lsn = await asyncio.to_thread(self._select, names)
+        marks = {name: await asyncio.to_thread(side.tail.mark) for name, side in self._sides.items()}
+        lsns = await asyncio.to_thread(self._select, names)
         self._tell(f"{self._source}: waiting until capture and worker have passed the position")
-        await asyncio.to_thread(nudge, self._dsn)
-        epoch = await self._barrier.passed(lsn)
-        at = Position(epoch, lsn, 0)
-        at_rest = await asyncio.to_thread(self._read, at, mark)
+        at = {}
+        for name, side in self._sides.items():
+            await asyncio.to_thread(nudge, side.dsn)
+            at[name] = Position(await side.barrier.passed(lsns[name]), lsns[name], 0)
+        at_rest = await asyncio.to_thread(self._read, at, marks)
         for name in names:
             self._judge(name, at, at_rest)
 
-    def _select(self, names: list[str]) -> int:
-        with pinned(self._dsn) as store:
-            for name in names:
-                self._open[name].rows = self._evaluator.rows(store.conn, self._flows[name])
-                self.rows.setdefault(name, self._open[name].rows)
-            return store.lsn
+    def _select(self, names: list[str]) -> dict[str, int]:
+        """Evaluate flows on a snapshot of each store; gives their positions."""
+        flows = [self._flows[name] for name in names]
+        with ExitStack() as stack:
+            stores = {name: stack.enter_context(pinned(side.dsn)) for name, side in self._sides.items()}
+            conn = stores[self._source].conn
+            if len(stores) > 1:
+                conns = {name: each.conn for name, each in stores.items()}
+                place = stack.enter_context(gathered(self._settings, self._source, conns))
+                place.fill(flows)
+                conn = place.conn
+            for flow in flows:
+                self._open[flow.name].rows = self._evaluator.rows(conn, flow)
+                self.rows.setdefault(flow.name, self._open[flow.name].rows)
+            return {name: each.lsn for name, each in stores.items()}
 
-    def _read(self, at: Position, mark: Any) -> bool:
+    def _read(self, places: Mapping[str, Position], marks: Mapping[str, Any]) -> bool:
+        at, joined = places[self._source], {name: each for name, each in places.items() if name != self._source}
         if self._topics is None:
             decoders = {name: decoder(self._registry, flow) for name, flow in self._flows.items()}
-            self._topics = FlowTopics(self._settings.kafka, decoders, at)
-        self._topics.advance(at)
+            self._topics = FlowTopics(self._settings.kafka, decoders, at, joined)
+        self._topics.advance(at, joined)
         self._topics.catch_up()
-        at_rest: bool = self._tail.at_rest(mark, at)
-        return at_rest
+        return all(side.tail.at_rest(marks[name], places[name]) for name, side in self._sides.items())
 
-    def _judge(self, name: str, at: Position, at_rest: bool) -> None:
+    def _judge(self, name: str, at: Mapping[str, Position], at_rest: bool) -> None:
         assert self._topics is not None
         fold, each, proof = self._topics.folds[name], self._open[name], self.proofs[name]
-        proof.position = str(at)
+        others = (f"{source} {place}" for source, place in at.items() if source != self._source)
+        proof.position = ", ".join([str(at[self._source]), *others])
         candidates = list(each.candidates(fold))
         if each.left is None:
             proof.rows, proof.topic_compared = len(each.rows), len(candidates)

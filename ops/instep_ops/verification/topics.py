@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from instep.change import Position
 from instep.journal import JournalEntry, TopicPartition
@@ -15,6 +16,7 @@ from instep_schemas.records import decode_journal, unframe
 
 Decode = Callable[[Record], Document]
 
+_ALONE: Final[Mapping[str, Position]] = {}
 _MARGIN = 200
 """Offsets read in front of the journal's end before the snapshot: the last entries before the position."""
 
@@ -26,18 +28,22 @@ class FlowTopics:
         kafka: the brokers.
         decoders: per flow, what reads a record of its topic.
         at: the first position of the proof.
+        joined: the same of joined sources, by name.
     """
 
-    def __init__(self, kafka: KafkaSettings, decoders: Mapping[str, Decode], at: Position) -> None:
+    def __init__(
+        self, kafka: KafkaSettings, decoders: Mapping[str, Decode], at: Position,
+        joined: Mapping[str, Position] = _ALONE,
+    ) -> None:  # fmt: skip
         self._kafka, self._decoders = kafka, decoders
         self._reader = RangeReader(kafka, "instep-verify")
         self._next: dict[TopicPartition, int] = {}
-        self.folds = {flow: Fold(at) for flow in decoders}
+        self.folds = {flow: Fold(at, joined) for flow in decoders}
 
-    def advance(self, at: Position) -> None:
+    def advance(self, at: Position, joined: Mapping[str, Position] = _ALONE) -> None:
         """Go on to a later position."""
         for fold in self.folds.values():
-            fold.advance(at)
+            fold.advance(at, joined)
 
     def catch_up(self) -> None:
         """Read every committed document that was not read yet.

@@ -117,12 +117,14 @@ class Progress(NamedTuple):
         flows: the flows it works on.
         fault: why keys of a flow cannot be evaluated; empty when all can.
         batch: number of its last batch: changes while it works.
+        applied: number of the last journal entry applied: changes while the replica is filled.
     """
 
     emitted: int
     flows: frozenset[str] = frozenset()
     fault: str = ""
     batch: int = 0
+    applied: int = 0
 
 
 def progress(settings: Settings, source: str) -> Progress:
@@ -134,7 +136,9 @@ def progress(settings: Settings, source: str) -> Progress:
     found = status(settings, source)
     faults = [f"{name}: {each['fault']}" for name, each in found["flows"].items() if each["fault"]]
     live = frozenset(name for name, each in found["flows"].items() if each["state"] == "live")
-    return Progress(int(found["emitted_journal_batch"]), live, "; ".join(faults), int(found["worker_batch"]))
+    return Progress(
+        int(found["emitted_journal_batch"]), live, "; ".join(faults), int(found["worker_batch"]), int(found["batch"])
+    )  # fmt: skip
 
 
 def emitted_batch(settings: Settings, source: str) -> int:

@@ -265,3 +265,20 @@ def test_words_for_people(gate: Gate) -> None:
 )
 def test_what_cannot_be_asked(migration: str, words: list[str], told: str, gate: Gate) -> None:
     assert told in gate.text(migration, *words, code=2)
+
+
+def test_a_flow_over_joined_sources_is_not_judged_on_one_store(gate: Gate) -> None:
+    sources = '[sources.shop]\ndsn = "env:GATE_STORE"\n[sources.till]\ndsn = "env:TILL"\njoined_to = "shop"\n'
+    (gate.project / "instep.toml").write_text(f'{sources}[targets.crm]\ntype = "tryton"\n')
+    flows = gate.project / "flows"
+    (flows / "card.sql").write_text(CARD.replace("target", 'source = "shop"  target'))
+    both = "SELECT p.id, s.total FROM products p JOIN till.sales s ON s.id = p.id"
+    (flows / "both.sql").write_text(f'/* instep\nsource = "till"  key = "id"\n*/\n{both}')
+    found = gate("ALTER TABLE products ADD COLUMN c int", "--source", "shop")
+    assert found["unjudged"] == ["both"] and found["flows"] == []
+    assert "flow both is not judged" in gate.text("ALTER TABLE products ADD COLUMN c int", "--source", "shop")
+    broken = gate("ALTER TABLE products DROP COLUMN name", "--source", "shop", code=1)
+    assert [each["flow"] for each in broken["flows"]] == ["card"]
+    (flows / "card.sql").unlink()
+    # of the joined store, whose tables flows call otherwise
+    assert gate("ALTER TABLE products ADD COLUMN c int", "--source", "till")["unjudged"] == ["both"]

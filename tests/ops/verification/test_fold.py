@@ -202,3 +202,20 @@ def test_documents_are_counted_up_to_the_position() -> None:
     fold = folded([document(1, 100, 1), document(2, 150, 2), document(5, 300, 3)], 200)
     assert fold.emitted() == (2, 2)
     assert folded([], 200).emitted() == (0, 0)
+
+
+def test_of_joined_sources_the_past_is_what_is_past_in_each() -> None:
+    def version(number: int, own: int, other: int) -> Document:
+        joined = (("crm", Position(1, other)),)
+        return Document("f", ("a",), {"n": number}, number, Position(1, own), joined=joined)
+
+    fold = Fold(Position(1, 10), {"crm": Position(1, 100)})
+    for each in (version(1, 5, 50), version(2, 9, 99), version(3, 9, 100), version(4, 10, 100)):
+        fold.add(each)
+    assert fold.held(("a",)) == version(2, 9, 99) and fold.emitted() == (2, 2)
+    assert fold.judge(("a",), {"n": 2}, at_rest=False) is Verdict.EQUAL
+    assert fold.judge(("a",), {"n": 3}, at_rest=False) is Verdict.UNDECIDED
+    fold.advance(Position(1, 20), {"crm": Position(1, 100)})  # the other store has not moved on
+    assert fold.held(("a",)) == version(2, 9, 99)
+    fold.advance(Position(1, 20), {"crm": Position(1, 101)})
+    assert fold.held(("a",)) == version(4, 10, 100) and fold.newest(("a",)) == version(4, 10, 100)
