@@ -54,6 +54,9 @@ def test_every_example_of_the_guide_works(
 ) -> None:
     store = postgres.database()
     monkeypatch.setenv("STORE_DSN", store)
+    other = postgres.database()
+    monkeypatch.setenv("BOOKS_DSN", other)
+    monkeypatch.setenv("STATE_DSN", postgres.database())
     monkeypatch.setenv("INSTEP_PROJECT", str(tmp_path))
     (tmp_path / "flows").mkdir()
     ran = 0
@@ -74,7 +77,7 @@ def test_every_example_of_the_guide_works(
             (tmp_path / example.file).write_text(example.text, encoding="utf-8")
         else:
             assert example.kind == "sql", example
-            with psycopg.connect(store) as conn:
+            with psycopg.connect(other if example.text.startswith("-- on the other store") else store) as conn:
                 conn.execute(example.text.encode())
     assert ran >= 8
     assert list(load_agents(tmp_path)) == ["low"]
