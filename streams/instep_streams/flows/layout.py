@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class Layout:
     """One division of a source's keys.
 
     Attributes:
-        generation: its number; 0 for the first, of one worker.
+        generation: its number, which no division of an earlier state database has; 0 for the first, of one worker.
         workers: how many shards.
         former: other numbers of shards that there were before.
     """
@@ -166,9 +167,10 @@ def take(settings: Settings, source: str) -> Layout:
         set_up(conn)  # holds others back until the end
         found = _known(conn, source)
         if found.workers != wanted:
+            # not from 1: a shard's database may be older than this one, and must not take its division for ours
+            number = found.generation + 1 if found.generation else secrets.randbits(48) + 1
             conn.execute(
-                "INSERT INTO instep.layouts (source, generation, workers) VALUES (%s, %s, %s)",
-                (source, found.generation + 1, wanted),
+                "INSERT INTO instep.layouts (source, generation, workers) VALUES (%s, %s, %s)", (source, number, wanted)
             )
         return _known(conn, source)
 

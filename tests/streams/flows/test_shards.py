@@ -18,9 +18,10 @@ from tests.streams.flows.harness import Shop, kill
 from tests.streams.flows.test_process import _every, moving_money
 
 from instep.errors import FlowError, StateError
-from instep_streams.flows import layout
+from instep_streams.flows import layout, progress
 from instep_streams.flows.catalog import quote
 from instep_streams.flows.layout import Share
+from instep_streams.flows.versions import set_up
 
 BOTH = """SELECT p.id, n.on_hand AS north, s.on_hand AS south FROM products p
 JOIN stock_levels n ON n.product_id = p.id AND n.site = 'north'
@@ -137,13 +138,30 @@ def test_a_process_of_an_earlier_division_stops(shop: Shop) -> None:
     assert first == layout.Layout()
     share_among(shop, 3)
     second = layout.take(shop.settings, shop.name)
-    assert second == layout.Layout(1, 3, (1,)) == layout.take(shop.settings, shop.name)
+    assert second == layout.Layout(second.generation, 3, (1,)) == layout.take(shop.settings, shop.name)
     with pytest.raises(StateError, match="among 3 workers now; this one was started for 1"):
         layout.require(shop.settings, shop.name, first)
     layout.require(shop.settings, shop.name, second)
     assert layout.behind(shop.settings, shop.name, Share(2, 3), second)
     share_among(shop, 2)
-    assert layout.take(shop.settings, shop.name) == layout.Layout(2, 2, (1, 3))
+    assert layout.take(shop.settings, shop.name) == layout.Layout(second.generation + 1, 2, (1, 3))
+
+
+def test_a_shard_s_database_from_before_the_state_database_was_dropped_is_behind(shop: Shop) -> None:
+    share_among(shop, 3)
+    before, share = layout.take(shop.settings, shop.name), Share(1, 3)
+    with closing(psycopg.connect(layout.ensure_database(shop.settings, shop.name, share), autocommit=True)) as conn:
+        with conn.transaction():
+            set_up(conn)
+        progress.begin(conn, shop.name)
+        progress.adopted(conn, shop.name, before.generation)
+    assert not layout.behind(shop.settings, shop.name, share, before)
+    with psycopg.connect(shop.state) as conn:
+        conn.execute("DROP SCHEMA instep CASCADE")
+    share_among(shop, 2)
+    after = layout.take(shop.settings, shop.name)
+    assert after == layout.Layout(after.generation, 2, (1,))
+    assert layout.behind(shop.settings, shop.name, Share(1, 2), after)
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0")), min_size=1, max_size=3))
