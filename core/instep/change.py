@@ -36,6 +36,8 @@ JOINED_HEADER: Final = "instep.position."
 """With a joined source's name behind it, in the documents of a flow that may read it, too: its `Position.pack()`."""
 
 _PACKED = struct.Struct(">IQI")
+pack: Final = _PACKED.pack
+"""`Position.pack` of epoch, lsn and seq, without a Position."""
 
 
 class Op(StrEnum):

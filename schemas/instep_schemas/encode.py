@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import cached_property
 from typing import Final, Literal, NamedTuple
 
 from instep.change import ABSENT, Op
@@ -16,6 +17,7 @@ from instep_schemas.envelope import SourceBlock, table_block
 from instep_schemas.exact import Texts, exact_header
 from instep_schemas.keyjson import key_json
 from instep_schemas.rowcode import Cells, Tuple, generate
+from instep_schemas.straight import Reading, Straight, generate_straight
 from instep_schemas.varint import counted
 from instep_schemas.wire import Unencodable, WireOptions
 
@@ -58,12 +60,42 @@ class TableEncoder:
         cells = [Cells(field, options) for field in self.schemas.fields]
         self._key_cells = [Cells(field, options) for field in self.schemas.key_fields]
         self._after_cells = cells
-        self._key = generate(self._key_cells, len(relation.columns), self._key_prefix, key=True)
-        self._after = generate(cells, len(relation.columns), _SOME)
-        self._before = generate(cells, len(relation.columns), _SOME, before=True)
         self._key_is_old = all(field.identity for field in self.schemas.key_fields)
         self._exact: Texts | None = None
         self._whole_before = all(field.identity for field in self.schemas.fields)
+
+    @cached_property
+    def _key(self) -> Callable[[Tuple], bytes]:
+        return generate(self._key_cells, len(self.relation.columns), self._key_prefix, key=True)
+
+    @cached_property
+    def _after(self) -> Callable[[Tuple], bytes]:
+        return generate(self._after_cells, len(self.relation.columns), _SOME)
+
+    @cached_property
+    def _before(self) -> Callable[[Tuple], bytes]:
+        return generate(self._after_cells, len(self.relation.columns), _SOME, before=True)
+
+    def goes_straight(self, op: Op) -> bool:
+        """Whether the store tells all that such a change needs."""
+        return op is not Op.DELETE or self._key_is_old
+
+    def straight(self, op: Op, reading: Reading) -> Straight:
+        """The function that writes ordinary changes, where such an operation `goes_straight`.
+
+        Args:
+            op: CREATE, UPDATE (of a row whose old one is not sent) or DELETE.
+            reading: of the message's one row.
+        """
+        ends = (self._key_prefix, self._value_prefix), (self._table, _NULL + _LETTER[op])
+        return generate_straight(
+            self._key_cells, self._after_cells, reading, len(self.relation.columns), ends, old=op is Op.DELETE
+        )
+
+    def tombstone(self, key: bytes | None) -> bool:
+        """Whether a record with this key and no value follows a delete."""
+        # A keyless table's tombstone (null, null) says nothing; Debezium writes it all the same.
+        return self.options.tombstones and (key is not None or self.options.profile != "native")
 
     def key(self, row: Tuple) -> bytes | None:
         """The framed Kafka key of a row; None for a keyless table.
@@ -189,10 +221,7 @@ class TableEncoder:
         return self.key(before)
 
     def _tombstone(self, key: bytes | None, moved: tuple[str, bytes] | None = None) -> list[Record]:
-        # A keyless table's tombstone (null, null) says nothing; Debezium writes it all the same.
-        if not self.options.tombstones or (key is None and self.options.profile == "native"):
-            return []
-        return [Record(key, None, moved)]
+        return [Record(key, None, moved)] if self.tombstone(key) else []
 
     def _json(self, key: bytes) -> bytes:
         if self.schemas.key is None:

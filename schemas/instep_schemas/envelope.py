@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
-from instep_schemas.varint import LENGTH, counted, long, unsigned
+from instep_schemas.varint import LENGTH, above, counted, long, with_above
 from instep_schemas.wire import WireOptions
 
 _NULL: Final = b"\x00"
@@ -38,7 +38,10 @@ class SourceBlock:
         origin_lsn: commit LSN at the origin.
     """
 
-    __slots__ = ("_arguments", "_head", "_middle", "_options", "_sequence", "_tables", "_tail", "_transaction")
+    __slots__ = (
+        "_arguments", "_digits", "_front", "_head", "_high", "_options", "_sequence", "_upper",
+        "behind", "middle", "tail",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -56,11 +59,14 @@ class SourceBlock:
         front, back = _constant(options.version, options.connector, options.source, snapshot, options.database)
         self._head = front + long(committed_us // 1000) + back
         self._sequence = b"[null," if last_commit is None else b'["%d",' % last_commit
-        self._middle = _SOME + long(committed_us) + _SOME + long(committed_us * 1000)
-        self._transaction = _optional_long(transaction)
-        shown_origin = _NULL if origin is None else _SOME + counted(origin.encode())
-        self._tables: dict[bytes, bytes] = {}
-        self._tail = _NULL + shown_origin + _optional_long(origin_lsn)
+        self._front, self._digits, self._upper, self._high = b"", 0, b"", -1
+        self.middle = b'"]' + _SOME + long(committed_us) + _SOME + long(committed_us * 1000)
+        self.behind = _optional_long(transaction)
+        if origin is None and origin_lsn is None:
+            self.tail = _NULL * 3
+        else:
+            shown_origin = _NULL if origin is None else _SOME + counted(origin.encode())
+            self.tail = _NULL + shown_origin + _optional_long(origin_lsn)
 
     @property
     def arguments(self) -> tuple[int, int | None, int | None, str | None, int | None]:
@@ -80,18 +86,31 @@ class SourceBlock:
             origin_lsn=origin_lsn,
         )
 
+    def spot(self, lsn: int) -> tuple[bytes, bytes, bytes]:
+        """What differs from one change to the next; the block of the change at `lsn` is made of seven parts.
+
+        Returns:
+            The first, second and sixth: up to its sequence, the sequence's number, the LSN. The others are `middle`,
+            `table_block`, `behind`, and behind them all `tail`.
+        """
+        number = b"%d" % lsn
+        if len(number) != self._digits:
+            self._digits = len(number)
+            self._front = self._head + LENGTH[len(self._sequence) + len(number) + 3] + self._sequence + b'"'
+        twice = lsn << 1
+        if twice >> 14 != self._high:
+            self._high, self._upper = twice >> 14, above(twice)
+        return self._front, number, with_above(twice, self._upper)
+
     def at(self, lsn: int | None, table: bytes) -> bytes:
         """The whole block of the change at `lsn` (None: an incremental snapshot's row); `table` from `table_block`."""
-        middle = self._tables.get(table)
-        if middle is None:
-            middle = self._tables[table] = self._middle + table + self._transaction
         if lsn is None:
             last_commit = self._arguments[2]
-            sequence = self._sequence + (b"null]" if last_commit is None else b'"%d"]' % last_commit)
-            return self._head + LENGTH[len(sequence)] + sequence + middle + _NULL + self._tail
-        sequence = b'%b"%d"]' % (self._sequence, lsn)
-        position = unsigned(lsn << 1)
-        return b"".join((self._head, LENGTH[len(sequence)], sequence, middle, _SOME, position, self._tail))
+            sequence = self._sequence + (b"null" if last_commit is None else b'"%d"' % last_commit)
+            front = self._head + LENGTH[len(sequence) + 1] + sequence + b"]" + self.middle[2:]
+            return front + table + self.behind + _NULL + self.tail
+        front, number, position = self.spot(lsn)
+        return b"".join((front, number, self.middle, table, self.behind, _SOME, position, self.tail))
 
 
 def table_block(schema: str, table: str) -> bytes:

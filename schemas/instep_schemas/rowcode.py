@@ -6,7 +6,7 @@ write raises; `Cells` then writes the row column by column and names the column 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from instep.change import Absent
@@ -24,6 +24,14 @@ Tuple = Sequence[Cell]
 
 _NULL: Final = b"\x00"
 _SOME: Final = b"\x02"
+
+NAMES: Final[Mapping[str, Any]] = {
+    "LENGTH": LENGTH,
+    "SOME": SOME_LENGTH,
+    "BOOLEANS": BOOLEANS,
+    "join": b"".join,
+}
+"""What all generated functions may need."""
 
 
 class Cells:
@@ -153,9 +161,29 @@ def generate(
     cells: Sequence[Cells], width: int, prefix: bytes, *, before: bool = False, key: bool = False
 ) -> Callable[[Tuple], bytes]:
     """Compile the function that writes a row (or key) of these columns."""
-    names: dict[str, Any] = {"LENGTH": LENGTH, "SOME": SOME_LENGTH, "BOOLEANS": BOOLEANS}
+    names = dict(NAMES)
     used: set[int] = set()
-    parts: list[bytes | str] = [prefix]
+    parts = [prefix, *row_parts(cells, names, used, before=before, key=key)]
+    if width == 0:
+        return compiled("row", [f"return {prefix!r}"], names)
+    variables = ",".join(f"c{index}" if index in used else "_" for index in range(width))
+    lines = [f"({variables}{',' if width == 1 else ''}) = row", f"return {joined(parts)}"]
+    return compiled("row", lines, names)
+
+
+def row_parts(
+    cells: Sequence[Cells], names: dict[str, Any], used: set[int], *, before: bool = False, key: bool = False
+) -> list[bytes | str]:
+    """The items that write a row (or key): constants, and source text over the columns, which are `c0`, `c1` and so on.
+
+    Args:
+        cells: the columns.
+        names: gets what the source text needs besides `NAMES`.
+        used: gets the numbers of the columns it reads.
+        before: it is an old row.
+        key: it is a key.
+    """
+    parts: list[bytes | str] = []
     for cell in cells:
         if cell.constant is not None and not key:
             parts.append(cell.constant)
@@ -164,14 +192,20 @@ def generate(
         else:
             used.add(cell.field.index)
             parts += _expression(cell, names, key)
-    variables = ",".join(f"c{index}" if index in used else "_" for index in range(width))
-    source = f"def write(row):\n ({variables}{',' if width == 1 else ''}) = row\n return join(({_items(parts)},))"
-    if width == 0:
-        source = f"def write(row):\n return {prefix!r}"
-    names["join"] = b"".join
-    exec(compile(source, "<generated encoder>", "exec"), names)
-    generated: Callable[[Tuple], bytes] = names["write"]
+    return parts
+
+
+def compiled(arguments: str, lines: Sequence[str], names: dict[str, Any]) -> Callable[..., Any]:
+    """The function of these statements, which see `names`."""
+    body = "\n".join(f" {line}" for statement in lines for line in statement.split("\n"))
+    exec(compile(f"def write({arguments}):\n{body}", "<generated encoder>", "exec"), names)
+    generated: Callable[..., Any] = names["write"]
     return generated
+
+
+def joined(parts: Sequence[bytes | str]) -> str:
+    """Source text that joins the items."""
+    return f"join(({_items(parts)},))"
 
 
 def _items(parts: Sequence[bytes | str]) -> str:
@@ -196,7 +230,7 @@ def _expression(cell: Cells, names: dict[str, Any], key: bool) -> list[bytes | s
     variable = f"c{cell.field.index}"
     optional = cell.field.optional
     codec = cell.field.mapped.codec
-    function = f"f{cell.field.index}"
+    function = f"{'k' if key else 'f'}{cell.field.index}"
     changed = cell.field.truncated, cell.field.hashed, cell.field.cipher
     if codec == "text" and changed == (None, None, None):
         some = cell.some_prefix if optional else b""

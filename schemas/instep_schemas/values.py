@@ -21,6 +21,7 @@ Codec = Callable[[bytes], bytes]
 
 _MEMO_SIZE: Final = 4096
 _INT64: Final = 1 << 63
+_SHORT: Final = len(LENGTH)
 _POINT_WKB = struct.Struct("<BIdd").pack
 
 
@@ -44,7 +45,7 @@ class Memo(dict[bytes, bytes]):
 def integer(text: bytes) -> bytes:
     """Any of int2, int4, int8, oid."""
     number = int(text)
-    return unsigned((number << 1) ^ (number >> 63))
+    return LENGTH[number] if 0 <= number < _SHORT else unsigned((number << 1) ^ (number >> 63))
 
 
 def checked_long(number: int) -> bytes:
@@ -107,8 +108,13 @@ def unscaled(text: bytes, scale: int) -> int:
 def decimal(mapped: Mapped) -> Codec:
     """A numeric(p,s) as two's complement bytes of the unscaled number."""
     scale = mapped.scale
+    point = -scale - 1
 
     def encode(text: bytes) -> bytes:
+        if scale > 0 and text[point:-scale] == b".":  # how the store writes every number of that scale
+            number = int(text[:point] + text[-scale:])
+            size = (number if number >= 0 else ~number).bit_length() // 8 + 1
+            return counted(number.to_bytes(size, "big", signed=True))
         content = twos_complement(unscaled(text, scale))
         return LENGTH[len(content)] + content if len(content) < 8192 else counted(content)
 

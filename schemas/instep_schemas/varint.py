@@ -36,7 +36,20 @@ def unsigned(number: int) -> bytes:
     high = number >> _BITS
     if high < _SIZE:
         return _MORE[number & _MASK] + LOW[high]
-    return _MORE[number & _MASK] + unsigned(high)
+    top = high >> _BITS
+    if top < _SIZE:
+        return _MORE[number & _MASK] + _MORE[high & _MASK] + LOW[top]
+    return _MORE[number & _MASK] + _MORE[high & _MASK] + unsigned(top)
+
+
+def above(number: int) -> bytes:
+    """What stands behind the first 14 bits in the varint of a number >= 0: the same for all near it."""
+    return unsigned(number >> _BITS) if number >= _SIZE else b""
+
+
+def with_above(number: int, upper: bytes) -> bytes:
+    """The varint of a number whose `above` is known."""
+    return _MORE[number & _MASK] + upper if upper else LOW[number]
 
 
 def long(number: int) -> bytes:

@@ -10,7 +10,7 @@ import select
 import time
 from collections.abc import Callable
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import psycopg
 from psycopg import pq
@@ -38,6 +38,16 @@ class Keepalive(NamedTuple):
 
     end: int
     reply: bool
+
+
+class Frames(Protocol):
+    """What gives the frames of a stream; see `ReplicationConnection`."""
+
+    frame_lsn: int
+
+    def receive(self) -> bytes | Keepalive | None:
+        """The next frame."""
+        ...
 
 
 class Identity(NamedTuple):

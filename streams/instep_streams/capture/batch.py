@@ -13,13 +13,14 @@ Headers = list[tuple[str, bytes]]
 
 
 class Record(NamedTuple):
-    """One Kafka record to produce; `partition` -1: by the key."""
+    """One Kafka record to produce, in the publisher's own order; `partition` -1: by the key; `timestamp_ms` 0: now."""
 
     topic: str
     key: bytes | None
     value: bytes | None
+    partition: int
     headers: Headers
-    partition: int = -1
+    timestamp_ms: int = 0
 
 
 COUNTED = ("read", "create", "update", "delete", "truncate", "rejected")

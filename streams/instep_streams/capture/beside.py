@@ -106,6 +106,11 @@ class Beside:
         log.warning("%s has left the publication: it is not captured any more", name)
         return False
 
+    @property
+    def idle(self) -> bool:
+        """Whether `meet` and `changed` have nothing to do."""
+        return not self._signals and not self._copies.watching
+
     def meet(self, table: CapturedTable, op: Op, old: RawRow | None, new: RawRow | None) -> Meeting | None:
         """Decide on a change before it is written; None: as usual."""
         if not self._copies.watching:

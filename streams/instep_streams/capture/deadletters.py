@@ -80,7 +80,7 @@ class DeadLetters:
             },
         )
         value = records.frame(self._schema_id, body)
-        return Record(self._topic, table.name.encode(), value, [(POSITION_HEADER, position.pack())])
+        return Record(self._topic, table.name.encode(), value, -1, [(POSITION_HEADER, position.pack())])
 
     def add(
         self, batch: Batch, table: CapturedTable, position: Position, op: Op, old: RawRow | None, new: RawRow | None,

@@ -39,7 +39,7 @@ def add_change(
         key, value, _, _ = encoded[0]
         if value is not None and len(value) > largest:
             raise _too_large(len(key or b"") + len(value))
-        batch.records.append(Record(table.topic, key, value, header))  # most changes
+        batch.records.append(Record(table.topic, key, value, -1, header))  # most changes
         batch.size += len(key or b"") + len(value or b"")
     else:
         _add_several(batch, table, encoded, header, largest, context)
@@ -64,7 +64,7 @@ def _add_several(
         headers = header if exact is None else [*header, exact]
         if moved is not None:
             headers = [*headers, moved] if context is None else [moved, *headers]
-        batch.records.append(Record(table.topic, key, value, headers))
+        batch.records.append(Record(table.topic, key, value, -1, headers))
     batch.size += size
 
 
@@ -78,7 +78,7 @@ def add_truncate(
     """Add a TRUNCATE: one keyless record in every partition, since each has its own order; Debezium writes only one."""
     headers: Headers = [(POSITION_HEADER, position.pack())] if context is None else context
     for partition in range(table.partitions if context is None else 1):
-        batch.records.append(Record(table.topic, None, value, headers, partition if context is None else -1))
+        batch.records.append(Record(table.topic, None, value, partition if context is None else -1, headers))
         batch.size += len(value)
     batch.count(table.name, TRUNCATE)
     batch.schema_ids |= table.ids

@@ -182,11 +182,14 @@ class BatchPublisher:
 
     def _records(self, batch: Batch) -> Iterator[RawRecord]:
         hit("capture.begun")
+        if self._ids is None:
+            yield from batch.records
+            return
         own = self._own_topics()
-        for topic, key, value, headers, partition in batch.records:
-            if self._ids is not None and topic not in own:
+        for topic, key, value, partition, headers, timestamp_ms in batch.records:
+            if topic not in own:
                 key, value, headers = self._ids.bare(key, value, headers)
-            yield topic, key, value, None if partition < 0 else partition, headers, 0
+            yield topic, key, value, partition, headers, timestamp_ms
 
     def _own_topics(self) -> tuple[str, ...]:
         """Topics that are no data topics."""

@@ -116,4 +116,4 @@ class Members:
         value: dict[str, Any] = {"oid": identity[0] if identity else 0, "member": identity[1] if identity else 0}
         if former:
             value["former"] = former
-        self._records.append(Record(self._topic, table.encode(), json.dumps(value).encode(), [], 0))
+        self._records.append(Record(self._topic, table.encode(), json.dumps(value).encode(), 0, []))

@@ -88,7 +88,7 @@ class SideTopics:
                 self._registry.register(key_subject(topic), texts.key_text),
                 self._registry.register(value_subject(topic), texts.value_text),
             )
-        return Record(topic, frame(ids[0], key), frame(ids[1], value), [])
+        return Record(topic, frame(ids[0], key), frame(ids[1], value), -1, [])
 
 
 class TransactionCounter:

@@ -94,23 +94,26 @@ class Streaming:
 
     def _read(self) -> None:
         """Feed what has arrived, until the batch is worth handing over."""
-        receive, feed, transactions = self._replication.receive, self._transactions.feed, self._transactions
+        replication, transactions, most = self._replication, self._transactions, self._settings.batch_changes
+        feed = transactions.feed
         self._drained = False
         if self._full():
             self._deaf = True
             return
         if self._deaf:
-            self._replication.heard()
+            replication.heard()
             self._deaf = False
-        while (frame := receive()) is not None:
+        while (frame := transactions.rows(replication, most, MAX_BATCH_BYTES)) is not None:
             if isinstance(frame, Keepalive):
                 self._keepalive(frame)
                 continue
-            feed(decode(frame), self._replication.frame_lsn)
+            feed(decode(frame), replication.frame_lsn)
             if self._full() if transactions.open else self._ready():
                 return
+        if self._full():
+            return
         self._drained = True
-        self._replication.check_silence()
+        replication.check_silence()
 
     def _full(self) -> bool:
         batch = self._transactions.batch

@@ -11,18 +11,17 @@ from instep.change import ABSENT, Op, Position
 from instep.journal import JournalEntry
 from instep_connectors.postgres import pgoutput
 from instep_connectors.postgres.pgoutput import RawRow
+from instep_connectors.postgres.replication import Frames, Keepalive
 from instep_schemas.encode import NEW_KEY
 from instep_schemas.encode import Record as Encoded
 from instep_schemas.envelope import SourceBlock, time_stamp
 from instep_schemas.wire import Unencodable, UnknownLabel
-from instep_streams.capture.batch import (
-    Batch,
-    dropped_prefix,
-)
+from instep_streams.capture.batch import Batch, dropped_prefix
 from instep_streams.capture.beside import Beside
 from instep_streams.capture.chunking import with_key
 from instep_streams.capture.copies import Due
 from instep_streams.capture.framing import add_change, add_truncate
+from instep_streams.capture.lanes import Lanes
 from instep_streams.capture.sidetopics import SideTopics, TransactionCounter
 from instep_streams.capture.tables import CapturedTable, Describe
 from instep_streams.capture.task import Parts
@@ -64,6 +63,8 @@ class Transactions:
         self._side = parts.side
         compatible = parts.compatible
         self._skipped = compatible.skipped if compatible else frozenset()
+        self._lanes = Lanes(self._epoch, self._headers, self._largest, self._skipped)
+        self._straight = False
         self._skip_unchanged = compatible is not None and compatible.skip_unchanged
         counted = parts.side is not None and compatible is not None and compatible.transaction_topic is not None
         self._counter = TransactionCounter(parts.side) if counted and parts.side is not None else None
@@ -101,6 +102,28 @@ class Transactions:
         """
         self._feeders[type(message)](message, lsn)
 
+    def rows(self, frames: Frames, most_changes: int, most_bytes: int) -> bytes | Keepalive | None:
+        """Take what arrives for as long as it is ordinary changes of the running transaction.
+
+        Args:
+            frames: gives what has arrived.
+            most_changes: the batch is full then.
+            most_bytes: or then.
+
+        Returns:
+            The first frame that is something else, for `feed`; None: nothing is there, or the batch is full.
+        """
+        if not self._straight:
+            return frames.receive()
+        batch, begun = self.batch, self._seq
+        transaction = self._source, self._stamp, self._lsn, begun
+        seq, frame = self._lanes.take(frames, batch, transaction, most_changes - batch.changes, most_bytes)
+        if seq > begun:
+            batch.changes, self._seq = batch.changes + seq - begun, seq
+            for reached in (begun, seq - 1):
+                batch.reach(Position(self._epoch, self._lsn, reached), self._committed_us)
+        return frame
+
     def tick(self) -> None:
         """Between two transactions: what runs beside the stream goes on."""
         if self._beside is not None and not self.open:
@@ -131,6 +154,7 @@ class Transactions:
         self._source = SourceBlock(
             self._options, committed_us=begin.committed_us, transaction=begin.xid, last_commit=self._last_commit
         )
+        self._choose()
 
     def _origin(self, origin: pgoutput.Origin, lsn: int) -> None:
         self._source = SourceBlock(
@@ -138,8 +162,13 @@ class Transactions:
             last_commit=self._last_commit, origin=origin.name, origin_lsn=origin.lsn,
         )  # fmt: skip
 
+    def _choose(self) -> None:
+        """Whether changes may go the short way, or each one has to be looked at."""
+        looked_at = self._skip or self._counter is not None or (self._beside is not None and not self._beside.idle)
+        self._straight = self.open and not looked_at
+
     def _end(self, commit: pgoutput.Commit, lsn: int) -> None:
-        self.open = False
+        self.open = self._straight = False
         self._last_commit = commit.end_lsn
         if self._skip == -1:
             return
@@ -154,13 +183,21 @@ class Transactions:
     def _relation(self, message: pgoutput.RelationMessage, lsn: int) -> None:
         self._described[message.oid] = message
         if self._side is None:
-            self._tables[message.oid] = self._describe(message)
+            self._captured(message.oid, self._describe(message))
         else:  # Debezium registers a schema with the first record that uses it
+            self._captured(message.oid, None)
             self._undescribed.add(message.oid)
+        self._choose()  # a table that joins is copied
+
+    def _captured(self, oid: int, table: CapturedTable | None) -> None:
+        """From here on a table's changes are written so."""
+        self._tables[oid] = table
+        self._lanes.put(oid, table)
 
     def _message(self, message: pgoutput.LogicalMessage, lsn: int) -> None:
         if message.prefix == MESSAGE_PREFIX:
             self._obey(message)
+            self._choose()
         elif self._side is not None and message.transactional:
             self._own_message(self._side, message)
         elif self._side is not None and self._dropped(message.lsn) == 0 and self._side.wants(message):
@@ -282,7 +319,7 @@ class Transactions:
             mended = self._mended(table, new if new is not None else old, fault)
             if mended is None:
                 raise
-            self._tables[table.encoder.relation.oid] = mended
+            self._captured(table.encoder.relation.oid, mended)
             return self._encode(mended, op, old, new, lsn)
 
     def _mended(self, table: CapturedTable, row: RawRow | None, fault: Unencodable) -> CapturedTable | None:
@@ -348,7 +385,7 @@ class Transactions:
             if not keyed:
                 return self._describe(self._described[oid], keyed=False)
             self._undescribed.remove(oid)
-            self._tables[oid] = self._describe(self._described[oid])
+            self._captured(oid, self._describe(self._described[oid]))
         try:
             return self._tables[oid]
         except KeyError:

@@ -113,12 +113,12 @@ def held_record(
     }
     # a row that just fits must not grow by escapes; `surrogatepass` is how json.loads decodes
     value = json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    return Record(held_topic(source), table.name.encode(), value, [], 0)
+    return Record(held_topic(source), table.name.encode(), value, 0, [])
 
 
 def released(source: str, table: str, end: int) -> Record:
     """The record that says that of a table nothing before `end` waits any more."""
-    return Record(held_topic(source), table.encode(), json.dumps({"released": end}).encode(), [], 0)
+    return Record(held_topic(source), table.encode(), json.dumps({"released": end}).encode(), 0, [])
 
 
 def _texts(row: RawRow | None) -> list[str | bool | None] | None:

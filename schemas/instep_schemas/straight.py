@@ -1,0 +1,93 @@
+"""One generated function per table and operation: a change as the store sends it to its record's key and value.
+
+`TableEncoder.records` does the same in steps, and for every change. These functions are for the ordinary ones, nearly
+all. What they cannot write raises, before anything has been done: `records` then decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from instep_schemas.envelope import SourceBlock
+from instep_schemas.rowcode import NAMES, Cells, compiled, joined, row_parts
+from instep_schemas.values import codec_of
+
+Straight = Callable[[bytes, int, SourceBlock, bytes], tuple[bytes | None, bytes]]
+"""From (message, its LSN, its transaction's block, `envelope.time_stamp`) to (framed key, framed envelope)."""
+
+_NULL = b"\x00"
+_SOME = b"\x02"
+
+
+class Reading(NamedTuple):
+    """How a generated function reads the store's bytes.
+
+    Attributes:
+        lines: given the number of columns and which are wanted: statements that read `data` into `c0`, `c1`, …
+        names: what they need.
+    """
+
+    lines: Callable[[int, Collection[int]], Sequence[str]]
+    names: Mapping[str, Any]
+
+
+def generate_straight(
+    key_cells: Sequence[Cells],
+    cells: Sequence[Cells],
+    reading: Reading,
+    width: int,
+    ends: tuple[tuple[bytes, bytes], tuple[bytes, bytes]],
+    *,
+    old: bool,
+) -> Straight:
+    """Compile the function.
+
+    Args:
+        key_cells: columns of the key; none for a keyless table.
+        cells: columns of the row.
+        reading: of the message.
+        width: columns of the message's row.
+        ends: what stands in front of key and envelope; the table's block, and what is between source and time stamp.
+        old: it is the row from before the change.
+    """
+    names = {**NAMES, **reading.names}
+    used: set[int] = set()
+    (key_prefix, value_prefix), (table, letter) = ends
+    key = [part for cell in key_cells for part in _key_parts(cell, cells, names, used)]
+    row = row_parts(cells, names, used, before=old)
+    shared = {part: f"shared{number}" for number, part in enumerate(key) if isinstance(part, str) and part in row}
+    key, row = _renamed(key, shared), _renamed(row, shared)
+    image: list[bytes | str] = [_SOME, *row, _NULL] if old else [_NULL, _SOME, *row]
+    source: list[bytes | str] = [
+        "front",
+        "number",
+        "source.middle",
+        table,
+        "source.behind",
+        _SOME,
+        "position",
+        "source.tail",
+    ]
+    lines = [
+        *reading.lines(width, used),
+        *(f"{name} = {part}" for part, name in shared.items()),
+        "front, number, position = source.spot(lsn)",
+        f"value = {joined([value_prefix, *image, *source, letter, 'stamp'])}",
+        f"return {joined([key_prefix, *key]) if key_cells else None}, value",
+    ]
+    return compiled("data, lsn, source, stamp", lines, names)
+
+
+def _key_parts(cell: Cells, cells: Sequence[Cells], names: dict[str, Any], used: set[int]) -> list[bytes | str]:
+    """The items of a key's column: the very ones of the row's column where both are written alike."""
+    plain = codec_of(cell.field.mapped)
+    for twin in cells:
+        if twin.field == cell.field and twin.codec is plain and twin.constant is None:
+            return row_parts([twin], names, used)
+    return row_parts([cell], names, used, key=True)
+
+
+def _renamed(parts: Sequence[bytes | str], names: Mapping[str, str]) -> list[bytes | str]:
+    """The items, those that have a name already by their names."""
+    return [names.get(part, part) if isinstance(part, str) else part for part in parts]
