@@ -80,7 +80,9 @@ def double(text: bytes) -> bytes:
 
 def twos_complement(number: int) -> bytes:
     """Java's BigInteger.toByteArray: as few bytes as hold the number with its sign."""
-    return number.to_bytes((number if number >= 0 else ~number).bit_length() // 8 + 1, "big", signed=True)
+    if number >= 0:
+        return number.to_bytes(number.bit_length() // 8 + 1, "big")
+    return number.to_bytes((~number).bit_length() // 8 + 1, "big", signed=True)
 
 
 def unscaled(text: bytes, scale: int) -> int:
@@ -113,9 +115,9 @@ def decimal(mapped: Mapped) -> Codec:
     def encode(text: bytes) -> bytes:
         if scale > 0 and text[point:-scale] == b".":  # how the store writes every number of that scale
             number = int(text[:point] + text[-scale:])
-            size = (number if number >= 0 else ~number).bit_length() // 8 + 1
-            return counted(number.to_bytes(size, "big", signed=True))
-        content = twos_complement(unscaled(text, scale))
+        else:
+            number = unscaled(text, scale)
+        content = twos_complement(number)
         return LENGTH[len(content)] + content if len(content) < 8192 else counted(content)
 
     return encode

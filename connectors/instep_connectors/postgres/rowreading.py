@@ -11,7 +11,7 @@ from typing import Any, Final
 
 _HEAD: Final = Struct(">cIch")
 
-NAMES: Final[dict[str, Any]] = {"size_at": Struct(">I").unpack_from, "SINGLE": {110: 1, 117: 1}}
+NAMES: Final[dict[str, Any]] = {"size_at": Struct(">xI").unpack_from, "SINGLE": {110: 1, 117: 1}}
 """What the source text needs."""
 
 
@@ -41,9 +41,9 @@ def reading(width: int, used: Collection[int]) -> list[str]:
         lines += _passing(passed)
         lines += [
             "if data[at] == 116:",  # t: text
-            " end = at + 5 + size_at(data, at + 1)[0]",
-            f" c{index} = data[at + 5 : end]",
-            " at = end",
+            " begin = at + 5",
+            " at = begin + size_at(data, at)[0]",
+            f" c{index} = data[begin:at]",
             "elif data[at] == 110:",  # n: null
             f" c{index} = None",
             " at += 1",
@@ -57,5 +57,11 @@ def _passing(columns: int) -> list[str]:
     """Pass over some columns: mostly those that the store leaves out of an old row."""
     if not columns:
         return []
-    step = "at += 5 + size_at(data, at + 1)[0] if data[at] == 116 else SINGLE[data[at]]"
+    step = "at += 5 + size_at(data, at)[0] if data[at] == 116 else SINGLE[data[at]]"
     return [f"if data.startswith({b'n' * columns!r}, at): at += {columns}", f"else:\n {'; '.join([step] * columns)}"]
+
+
+def unpacking(width: int, used: Collection[int]) -> list[str]:
+    """Statements that take the row `data`, a tuple of as many columns, apart into `c0`, `c1`, …: bytes, or None."""
+    variables = "".join(f"c{index}," if index in used else "_," for index in range(width))
+    return [f"({variables}) = data"]

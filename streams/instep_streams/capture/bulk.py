@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from instep.change import Op, Position
 from instep.journal import JournalEntry
 from instep_connectors.postgres.pgoutput import RawRow
+from instep_connectors.postgres.snapshot import TextRow
 from instep_schemas.envelope import SourceBlock, time_stamp
 from instep_schemas.wire import Unencodable
 from instep_streams.capture.batch import Batch
 from instep_streams.capture.framing import add_change, add_truncate
+from instep_streams.capture.lanes import CopyLane
 from instep_streams.capture.tables import CapturedTable
 from instep_streams.capture.task import Parts
 
@@ -41,6 +43,7 @@ class Bulk:
         self.taken_us = time.time_ns() // 1000
         self.last: JournalEntry | None = None
         self._seq = 0
+        self._lanes: dict[str, CopyLane] = {}
         self._stamp = time_stamp(time.time_ns())
 
     def truncate(self, table: CapturedTable, source: SourceBlock, lsn: int | None) -> None:
@@ -73,6 +76,39 @@ class Bulk:
             self._parts.dead_letters.add(batch, table, position, op, old, new, fault)
             return False
         return True
+
+    def copy(self, table: CapturedTable, rows: Sequence[TextRow], source: SourceBlock, lsn: int) -> int:
+        """Add READs; gives how many could be encoded, see `add`.
+
+        Args:
+            table: whose rows they are.
+            rows: columns in its relation's order.
+            source: their envelopes' source.
+            lsn: for the source block.
+        """
+        lane = self._lanes.get(table.name)
+        if lane is None or lane.table is not table:
+            lane = self._lanes[table.name] = CopyLane(table, self._parts.headers, self._parts.largest)
+        at = written = 0
+        while at < len(rows):
+            taken = self._copy_straight(lane, rows[at:], source, lsn)
+            at, written = at + taken, written + taken
+            if at < len(rows):
+                written += self.add(table, Op.READ, None, rows[at], source, lsn)
+                at += 1
+        return written
+
+    def _copy_straight(self, lane: CopyLane, rows: Sequence[TextRow], source: SourceBlock, lsn: int) -> int:
+        """Add READs for as long as they are ordinary ones; gives how many."""
+        if self._seq + len(rows) > _MAX_SEQ or not lane.table.encoder.goes_straight(Op.READ):
+            return 0
+        first = self.position._replace(seq=self._seq)
+        taken = lane.take(self.batch, rows, source, lsn, self._stamp, first)
+        if taken:
+            self.batch.reach(first, self.taken_us)
+            self._seq += taken - 1
+            self._next()
+        return taken
 
     def _next(self) -> Position:
         position = self.position = self.position._replace(seq=min(self._seq, _MAX_SEQ))

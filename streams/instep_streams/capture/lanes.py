@@ -6,18 +6,20 @@ transaction of which nothing is in Kafka, while no copy runs. Anything else goes
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
-from instep.change import POSITION_HEADER, Op, pack
+from instep.change import POSITION_HEADER, Op, Position, pack
 from instep_connectors.postgres.replication import Frames, Keepalive
-from instep_connectors.postgres.rowreading import NAMES, reading, row_head
-from instep_schemas.encode import TableEncoder
+from instep_connectors.postgres.rowreading import NAMES, reading, row_head, unpacking
+from instep_connectors.postgres.snapshot import TextRow
 from instep_schemas.envelope import SourceBlock
 from instep_schemas.straight import Reading
-from instep_streams.capture.batch import COUNTED, CREATE, DELETE, UPDATE, Batch, Headers, Record
+from instep_streams.capture.batch import COUNTED, CREATE, DELETE, READ, UPDATE, Batch, Headers, Record
 from instep_streams.capture.tables import CapturedTable
 
 _READING: Final = Reading(reading, NAMES)
+_COPIED: Final = Reading(unpacking, {})
 _KINDS: Final = (
     (b"I", b"N", Op.CREATE, CREATE),
     (b"U", b"N", Op.UPDATE, UPDATE),
@@ -36,6 +38,7 @@ class Lane:
         table: whose rows they are.
         op: what happens to the rows.
         kind: what the batch counts.
+        reading: of a message.
 
     Attributes:
         write: gives a message's key and envelope, see `Straight`; it raises when the message is not ordinary.
@@ -45,10 +48,10 @@ class Lane:
         counts: the table's changes in that batch.
     """
 
-    __slots__ = ("_op", "_table", "batch", "counts", "kind", "tombstone", "topic", "write")
+    __slots__ = ("_op", "_reading", "batch", "counts", "kind", "table", "tombstone", "topic", "write")
 
-    def __init__(self, table: CapturedTable, op: Op, kind: int) -> None:
-        self._table, self._op = table, op
+    def __init__(self, table: CapturedTable, op: Op, kind: int, reading: Reading = _READING) -> None:
+        self.table, self._op, self._reading = table, op, reading
         self.kind, self.topic = kind, table.topic
         keyed = b"" if table.encoder.schemas.key_fields else None
         self.tombstone = op is Op.DELETE and table.encoder.tombstone(keyed)
@@ -59,13 +62,76 @@ class Lane:
     def join(self, batch: Batch) -> None:
         """The changes from here on belong to this batch."""
         self.batch = batch
-        batch.schema_ids |= self._table.ids
-        self.counts = batch.counts.setdefault(self._table.name, [0] * len(COUNTED))
+        batch.schema_ids |= self.table.ids
+        self.counts = batch.counts.setdefault(self.table.name, [0] * len(COUNTED))
 
-    def _first(self, data: bytes, lsn: int, source: SourceBlock, stamp: bytes) -> Any:
-        """Compile the function: most tables of a large schema never have some of their lanes used."""
-        self.write = self._table.encoder.straight(self._op, _READING)
+    def _first(self, data: Any, lsn: int, source: SourceBlock, stamp: bytes) -> Any:
+        """Compile only now: most tables of a large schema never have some of their lanes used."""
+        self.compile()
         return self.write(data, lsn, source, stamp)
+
+    def compile(self) -> None:
+        """Make the function."""
+        self.write = self.table.encoder.straight(self._op, self._reading)
+
+
+class CopyLane(Lane):
+    """The rows of one table as COPY gives them.
+
+    Args:
+        table: whose rows they are.
+        headers: of every record; None: each has its position instead.
+        largest: the most bytes a record's value may have.
+    """
+
+    __slots__ = ("_headers", "_largest")
+
+    def __init__(self, table: CapturedTable, headers: Headers | None, largest: int) -> None:
+        super().__init__(table, Op.READ, READ, _COPIED)
+        self._headers, self._largest = headers, largest
+        self.compile()
+
+    def take(
+        self, batch: Batch, rows: Iterable[TextRow], source: SourceBlock, lsn: int, stamp: bytes, position: Position
+    ) -> int:  # fmt: skip
+        """Add READs to a batch for as long as they are ordinary ones. Hot.
+
+        Args:
+            batch: gets records and counts; its positions are the caller's.
+            rows: to add.
+            source: their block.
+            lsn: in it.
+            stamp: from `envelope.time_stamp`.
+            position: of the first row.
+
+        Returns:
+            How many were added.
+        """
+        write, headers, largest, topic, append = (
+            self.write,
+            self._headers,
+            self._largest,
+            self.topic,
+            batch.records.append,
+        )
+        epoch, commit, begun = position
+        seq, size = begun, batch.size
+        for row in rows:
+            try:
+                key, value = write(row, lsn, source, stamp)
+            except Exception:  # nothing has happened yet: the long way finds out what it is
+                break
+            if len(value) > largest:
+                break
+            told = [(POSITION_HEADER, pack(epoch, commit, seq))] if headers is None else headers
+            append(_new(Record, (topic, key, value, -1, told, 0)))
+            size += len(value) if key is None else len(key) + len(value)
+            seq += 1
+        if seq > begun:
+            self.join(batch)
+            self.counts[READ] += seq - begun
+            batch.changes, batch.size = batch.changes + seq - begun, size
+        return seq - begun
 
 
 class Lanes:
@@ -87,7 +153,7 @@ class Lanes:
         """From here on a table's changes are written so; None: each one of them needs a closer look."""
         for head in self._heads.pop(oid, ()):
             del self._lanes[head]
-        if table is None or type(table.encoder) is not TableEncoder:
+        if table is None:
             return
         width = len(table.encoder.relation.columns)
         made = {

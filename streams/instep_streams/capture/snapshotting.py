@@ -63,8 +63,8 @@ class Step(NamedTuple):
     reached: list[str] | None
 
 
-SnapshotRow = tuple[int, CapturedTable, TextRow, Step | None]
-"""A row with its table, that table's number, and the step that it completes."""
+SnapshotRows = tuple[int, CapturedTable, Sequence[TextRow], Step | None]
+"""Rows (at least one) with their table, that table's number, and the step that they complete."""
 
 
 class Stopped(Exception):
@@ -215,7 +215,7 @@ class Snapshotting:
 
     def _all_rows(
         self, readers: Readers, relations: Mapping[int, Relation], tables: Mapping[int, CapturedTable]
-    ) -> Iterator[SnapshotRow]:
+    ) -> Iterator[SnapshotRows]:
         """Every row to copy, with its table, the table's number, and how far it brings its part."""
         known = dict(tables)
         numbers = {published.oid: number for number, published in enumerate(self._published)}
@@ -227,13 +227,11 @@ class Snapshotting:
             oid = work.table.oid
             if rows and oid not in known:
                 known[oid] = self._parts.tables.captured(relations[oid], copied=True)
-            for row in rows[:-1]:
-                yield numbers[oid], known[oid], row, None
             reached = None if over or not work.order else row_texts(work.relation, work.order, rows[-1])
             copy, bounds = work.owner
             step = Step(copy, bounds, len(rows), over, reached)
             if rows:
-                yield numbers[oid], known[oid], rows[-1], step
+                yield numbers[oid], known[oid], rows, step
             else:
                 self._advance(step)
 
@@ -258,14 +256,16 @@ class Snapshotting:
         wanted = compatible.snapshot_tables
         return compatible.snapshot != "no_data" and (not wanted or matches(wanted, published.table))
 
-    def _copy_tables(self, rows: Iterator[SnapshotRow], source: SourceBlock, lsn: int) -> None:
+    def _copy_tables(self, rows: Iterator[SnapshotRows], source: SourceBlock, lsn: int) -> None:
         blocks = {name: source.marked(name) for name in ("first", "first_in_data_collection")}
         blocks |= {name: source.marked(name) for name in ("last_in_data_collection", "last")}
         blocks["true"] = source
-        for marker, table, row, step in marked(rows, mixed=self._parts.compatible is None):
-            self._rows += self._bulk.add(table, Op.READ, None, row, blocks[marker], lsn)
-            if step is not None:
-                self._advance(step)
+        mark = marked_together if self._parts.compatible is None else marked
+        for marker, table, some, step in mark(rows):
+            self._rows += self._bulk.copy(table, some, blocks[marker], lsn)
+            if step is None:
+                continue
+            self._advance(step)
             batch = self._bulk.batch
             if batch.changes >= _BATCHES * self._task.own.batch_changes or batch.size >= MAX_BATCH_BYTES:
                 self._hand(more=True)
@@ -312,23 +312,43 @@ class Snapshotting:
         )  # fmt: skip
 
 
-def marked(
-    rows: Iterable[SnapshotRow], *, mixed: bool = False
-) -> Iterator[tuple[str, CapturedTable, TextRow, Step | None]]:
-    """Give each row its Debezium snapshot marker: `first` only in the first table, `last` wherever the last row is.
+Marked = tuple[str, CapturedTable, Sequence[TextRow], Step | None]
+"""`SnapshotRows` with Debezium's snapshot marker in place of the table's number."""
 
-    With `mixed` the tables' rows come between one another: then only the first and the last of all are told apart.
-    """
-    held: SnapshotRow | None = None
+
+def marked(pieces: Iterable[SnapshotRows]) -> Iterator[Marked]:
+    """Mark rows that come table by table: `first` only in the first table, `last` wherever the last row is."""
+    held: tuple[int, CapturedTable, TextRow, Step | None] | None = None
     before = -1
-    for after in rows:
-        if held is not None:
-            following = held[0] if mixed else after[0]
-            yield ("first" if mixed and before < 0 else _marker(before, held[0], following)), *held[1:]
-            before = held[0]
-        held = after if not mixed else (0, *after[1:])
+    for number, table, rows, step in pieces:
+        for left, row in enumerate(rows, 1 - len(rows)):
+            if held is not None:
+                yield _marker(before, held[0], number), held[1], (held[2],), held[3]
+                before = held[0]
+            held = number, table, row, None if left else step
     if held is not None:
-        yield "last", *held[1:]
+        yield "last", held[1], (held[2],), held[3]
+
+
+def marked_together(pieces: Iterable[SnapshotRows]) -> Iterator[Marked]:
+    """Mark rows of tables that come between one another: only the first and the last of all are told apart."""
+    held: SnapshotRows | None = None
+    first = True
+    for after in pieces:
+        if held is not None:
+            _, table, rows, step = held
+            if first:
+                yield "first", table, rows[:1], None
+                rows, first = rows[1:], False
+            yield "true", table, rows, step
+        held = after
+    if held is not None:
+        _, table, rows, step = held
+        if first and len(rows) > 1:
+            yield "first", table, rows[:1], None
+            rows = rows[1:]
+        yield "true", table, rows[:-1], None
+        yield "last", table, rows[-1:], step
 
 
 def _marker(before: int, table: int, after: int) -> str:

@@ -63,6 +63,10 @@ class StoppedEncoder(TableEncoder):
         self._reason = reason
         self._described = False
 
+    def goes_straight(self, op: Op) -> bool:
+        """Nothing does."""
+        return False
+
     def records(self, op: Op, before: Any, after: Any, source: SourceBlock, lsn: int | None, *_: Any) -> list[Encoded]:
         """Withhold a change.
 

@@ -10,13 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from instep.change import Op, Position
 from instep.relation import Column, Relation, ReplicaIdentity, Type
 from instep_connectors.postgres import pgoutput
 from instep_connectors.postgres.replication import Keepalive
 from instep_schemas.encode import compile_encoder
+from instep_schemas.envelope import SourceBlock
 from instep_schemas.wire import Hash, WireOptions
 from instep_streams.capture.batch import Batch, Headers
+from instep_streams.capture.bulk import Bulk
 from instep_streams.capture.deadletters import DeadLetters
+from instep_streams.capture.snapshotting import marked, marked_together
 from instep_streams.capture.tables import CapturedTable
 from instep_streams.capture.task import Parts
 from instep_streams.capture.transactions import Transactions
@@ -104,12 +108,20 @@ class Frames:
         return frame
 
 
-def machine(relation: Relation, options: WireOptions, headers: Headers | None) -> Transactions:
+def made_parts(options: WireOptions, headers: Headers | None = None) -> Parts:
     dead = DeadLetters("shop", 3, LARGEST)
-    parts = Parts(cast(Any, None), cast(Any, None), cast(Any, None), options, dead, 1, LARGEST, headers=headers)
+    return Parts(cast(Any, None), cast(Any, None), cast(Any, None), options, dead, 1, LARGEST, headers=headers)
+
+
+def captured(relation: Relation, options: WireOptions) -> CapturedTable:
     key_id = 1 if relation.key else None
     encoder = compile_encoder(relation, options, key_id, 2)
-    table = CapturedTable("public.t", "shop.public.t", 2, encoder, frozenset({2, key_id or 2}))
+    return CapturedTable("public.t", "shop.public.t", 2, encoder, frozenset({2, key_id or 2}))
+
+
+def machine(relation: Relation, options: WireOptions, headers: Headers | None) -> Transactions:
+    table = captured(relation, options)
+    parts = made_parts(options, headers)
     return Transactions(parts, lambda message, /, *, keyed=True: table, lambda table, column: table, None)
 
 
@@ -207,3 +219,35 @@ def test_a_full_batch_takes_no_more(most_changes: int, most_bytes: int) -> None:
     assert stream.batch.changes == 3
     assert stream.batch.first is not None
     assert stream.batch.first.seq == 2
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_copied_rows_are_written_as_one_by_one(options: WireOptions) -> None:
+    rows = [cast("tuple[bytes | None, ...]", (b"%d" % n, *PLAIN[1:])) for n in range(4)]
+    rows[1:1] = [(*rows[0][:3], b"NaN", *rows[0][4:]), (b"1", b"x" * 290, *rows[0][2:])]
+    source, batches = SourceBlock(options, committed_us=5, transaction=None, snapshot="true"), []
+    for together in (True, False):
+        table, bulk = captured(TABLES["number"], options), Bulk(made_parts(options), Position(1, 1 << 33, 0))
+        if together:
+            written = bulk.copy(table, rows, source, 1 << 33)
+        else:
+            written = sum(bulk.add(table, Op.READ, None, row, source, 1 << 33) for row in rows)
+        batches.append((seen(bulk.batch) | {"written": written}, bulk.position))
+    assert batches[0] == batches[1]
+
+
+def test_rows_of_a_copy_are_marked() -> None:
+    table = captured(TABLES["number"], OPTIONS["native"])
+    rows = [(b"%d" % n,) for n in range(6)]
+    pieces = [(0, table, rows[:1], None), (1, table, rows[1:3], None), (1, table, rows[3:], None)]
+    for mark, expected in (
+        (marked_together, ["first", "true", "true", "true", "true", "last"]),
+        (marked, ["first", "first_in_data_collection", "true", "true", "true", "last"]),
+    ):
+        found = [(name, row) for name, _, some, _ in mark(pieces) for row in some]
+        assert [name for name, _ in found] == expected
+        assert [row for _, row in found] == rows
+    for mark in (marked_together, marked):
+        assert [(name, list(some)) for name, _, some, _ in mark([(0, table, rows[:1], None)]) if some] == [
+            ("last", rows[:1])
+        ]
