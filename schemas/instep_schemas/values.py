@@ -21,7 +21,6 @@ Codec = Callable[[bytes], bytes]
 
 _MEMO_SIZE: Final = 4096
 _INT64: Final = 1 << 63
-_SHORT: Final = len(LENGTH)
 _POINT_WKB = struct.Struct("<BIdd").pack
 
 
@@ -45,7 +44,7 @@ class Memo(dict[bytes, bytes]):
 def integer(text: bytes) -> bytes:
     """Any of int2, int4, int8, oid."""
     number = int(text)
-    return LENGTH[number] if 0 <= number < _SHORT else unsigned((number << 1) ^ (number >> 63))
+    return LENGTH[number] if 0 <= number < 8192 else unsigned((number << 1) ^ (number >> 63))
 
 
 def checked_long(number: int) -> bytes:
@@ -113,11 +112,8 @@ def decimal(mapped: Mapped) -> Codec:
     point = -scale - 1
 
     def encode(text: bytes) -> bytes:
-        if scale > 0 and text[point:-scale] == b".":  # how the store writes every number of that scale
-            number = int(text[:point] + text[-scale:])
-        else:
-            number = unscaled(text, scale)
-        content = twos_complement(number)
+        whole = scale > 0 and text[point:-scale] == b"."  # how the store writes every number of that scale
+        content = twos_complement(int(text[:point] + text[-scale:]) if whole else unscaled(text, scale))
         return LENGTH[len(content)] + content if len(content) < 8192 else counted(content)
 
     return encode
