@@ -7,6 +7,8 @@ write raises; `Cells` then writes the row column by column and names the column 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from types import CodeType
 from typing import Any, Final
 
 from instep.change import Absent
@@ -198,9 +200,15 @@ def row_parts(
 def compiled(arguments: str, lines: Sequence[str], names: dict[str, Any]) -> Callable[..., Any]:
     """The function of these statements, which see `names`."""
     body = "\n".join(f" {line}" for statement in lines for line in statement.split("\n"))
-    exec(compile(f"def write({arguments}):\n{body}", "<generated encoder>", "exec"), names)
+    exec(_code(f"def write({arguments}):\n{body}"), names)
     generated: Callable[..., Any] = names["write"]
     return generated
+
+
+@lru_cache(256)
+def _code(source: str) -> CodeType:
+    """Compiled once for all tables with the same columns: a compilation costs as much as 50 changes."""
+    return compile(source, "<generated encoder>", "exec")
 
 
 def joined(parts: Sequence[bytes | str]) -> str:

@@ -51,9 +51,10 @@ def generate_straight(
         ends: what stands in front of key and envelope; the table's block, and what is between source and time stamp.
         old: it is the row from before the change.
     """
-    names = {**NAMES, **reading.names}
-    used: set[int] = set()
     (key_prefix, value_prefix), (table, letter) = ends
+    # by name, so that tables with the same columns have the same source text
+    names = {**NAMES, **reading.names, "KEY": key_prefix, "VALUE": value_prefix, "TABLE": table}
+    used: set[int] = set()
     key = [part for cell in key_cells for part in _key_parts(cell, cells, names, used)]
     row = row_parts(cells, names, used, before=old)
     shared = {part: f"shared{number}" for number, part in enumerate(key) if isinstance(part, str) and part in row}
@@ -63,7 +64,7 @@ def generate_straight(
         "front",
         "number",
         "source.middle",
-        table,
+        "TABLE",
         "source.behind",
         _SOME,
         "position",
@@ -73,8 +74,8 @@ def generate_straight(
         *reading.lines(width, used),
         *(f"{name} = {part}" for part, name in shared.items()),
         "front, number, position = source.spot(lsn)",
-        f"value = {joined([value_prefix, *image, *source, letter, 'stamp'])}",
-        f"return {joined([key_prefix, *key]) if key_cells else None}, value",
+        f"value = {joined(['VALUE', *image, *source, letter, 'stamp'])}",
+        f"return {joined(['KEY', *key]) if key_cells else None}, value",
     ]
     return compiled("data, lsn, source, stamp", lines, names)
 
