@@ -22,6 +22,7 @@ from instep_streams.flows.check import check
 from instep_streams.flows.compile import Plan, compile_flow
 from instep_streams.flows.deploy import keys_of, version_of
 from instep_streams.flows.layout import Share
+from instep_streams.flows.progress import load
 from instep_streams.flows.refusals import refuse
 from instep_streams.flows.session import SCANS, open_state
 from instep_streams.flows.statements import whole_sql
@@ -63,6 +64,7 @@ class Preview:
         fault: why it is refused.
         schema: value schema of its documents.
         samples: some keys of each sort.
+        code: of the refusal, empty when it is PostgreSQL's.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Preview:
     fault: str = ""
     schema: str = ""
     samples: tuple[Sample, ...] = ()
+    code: str = ""
 
     @property
     def documents(self) -> int:
@@ -87,6 +90,8 @@ def preview(
     joined: Iterable[str] = (),
 ) -> list[Preview]:  # fmt: skip
     """Evaluate flows that are new or have changed; by name. Empty when the source has no replica yet.
+
+    Flows that read tables of a joined source whose rows are not there yet are left out, too.
 
     Args:
         dsn: of the state database.
@@ -105,9 +110,11 @@ def preview(
             conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
             if conn.execute("SELECT to_regclass('instep.flows') IS NULL").fetchone() == (True,):
                 return []
-            return sorted(
-                _previews(conn, Tables(conn, source, joined), source, flows, samples, share), key=lambda each: each.name
-            )
+            joined = list(joined)
+            found = _previews(conn, Tables(conn, source, joined), source, flows, samples, share)
+            awaited = any(load(conn, name).entry == 0 for name in joined)
+            told = (each for each in found if not (awaited and each.code == "UNKNOWN_TABLE"))
+            return sorted(told, key=lambda each: each.name)
     except psycopg.Error as exc:
         raise failure(exc) from exc
 
@@ -128,7 +135,7 @@ def _previews(
                 plan = compile_flow(flow, tables.captured)
                 yield _previewed(conn, plan, check(conn, plan), live.get(name), samples, share)
         except FlowError as exc:
-            yield Preview(name, "refused", deployed=deployed, fault=str(exc))
+            yield Preview(name, "refused", deployed=deployed, fault=str(exc), code=exc.code)
         except (psycopg.DataError, psycopg.ProgrammingError) as exc:
             words = (exc.diag.message_primary or str(exc)).rstrip(".")
             yield Preview(name, "refused", deployed=deployed, fault=f"Flow {name} fails on some row: {words}.")

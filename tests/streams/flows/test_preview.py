@@ -106,3 +106,13 @@ def test_without_a_replica_there_is_nothing_to_say(postgres: PostgresForTests) -
 def test_a_state_that_does_not_answer() -> None:
     with pytest.raises((ConnectionError, StateError)):
         preview("postgresql://127.0.0.1:1/x", "shop", {})
+
+
+def test_a_flow_on_a_source_whose_rows_are_not_there_yet_is_left_out(dsn: str) -> None:
+    flows = {
+        "g": flow(name="g"),
+        "both": flow("SELECT i.id, n.body FROM items i JOIN crm.notes n USING (id)", name="both"),
+    }
+    told = {each.name: (each.state, each.code) for each in preview(dsn, "shop", flows)}
+    assert told == {"both": ("refused", "UNKNOWN_TABLE"), "f": ("removed", ""), "g": ("same", "")}
+    assert [each.name for each in preview(dsn, "shop", flows, joined=["crm"])] == ["f", "g"]
