@@ -53,7 +53,7 @@ class Cells:
         if field.cipher is not None:
             self.codec = sealing(field.cipher, field.column.name)
         self.placeholder = standins.placeholder(field.mapped.avro, options.unavailable)
-        never = field.mapped.codec == "label" and options.unavailable not in field.mapped.labels
+        never = field.mapped.codec == "label" and options.unavailable not in field.mapped.labels  # no value is it
         if options.profile == "native" and self.placeholder is not None and not never:
             self.codec = _guarded(self.codec, self.placeholder)
         self.stand_in = self._make_stand_in()
@@ -148,7 +148,7 @@ def _unencodable(column: str, exc: Exception) -> Unencodable:
 
 
 def _guarded(codec: Codec, placeholder: bytes) -> Codec:
-    """A real value that looks like the placeholder would be read back as absent: refuse it."""
+    """A real value that looks like the placeholder would be read back as absent: there is no room for it."""
 
     def encode(text: bytes) -> bytes:
         encoded = codec(text)

@@ -24,7 +24,7 @@ from instep_schemas.records import unframe
 from instep_streams.capture.recovery import recover
 from instep_streams.capture.task import Task
 
-ROWS = 16
+ROWS = 12
 """In each table, of each source."""
 SEED = int(os.environ.get("LOSSLESS", "0"))
 """Another number draws other values."""
