@@ -19,8 +19,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from instep.errors import FlowError
 from instep.protocols import Delete
 from instep.settings import Model
+from instep.timing import Schedule, Timing, interval
 
 _HEADER = re.compile(r"\A\s*/\*\s*instep\b(?P<toml>.*?)\*/", re.DOTALL)
+_CUT_SCHEDULE = re.compile(r"""\bschedule[ \t]*=[ \t]*(["'])[^"'\n]*\Z""")
 _SHARED_LINE = re.compile(r"""("[^"\n]*"|'[^'\n]*'|\]|\b(?:true|false|\d+))[ \t]+(?=[a-z_]+[ \t]*=)""")
 
 
@@ -41,6 +43,9 @@ class Flow(Model):
         "", pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$", description="`module:function` that makes a target's fields"
     )
     delete: Delete = Field(Delete.DEACTIVATE, description="what a vanished row does to the record")
+    schedule: str = Field("", description="when its documents come, as cron writes it, `0 2 * * *`; default: at once")
+    time_zone: str = Field("", description="the zone that `schedule` is meant in, `Europe/Berlin`; default: UTC")
+    min_interval: str = Field("", description="least time between two documents of a key, `5s`; default: none")
 
     @field_validator("key", "fields", mode="before")
     @classmethod
@@ -52,6 +57,27 @@ class Flow(Model):
         if self.transform and not (self.target and self.fields):
             raise ValueError("transform needs target, and fields: the columns that the function gives")
         return self
+
+    @model_validator(mode="after")
+    def _timed(self) -> Flow:
+        if self.schedule and self.min_interval:
+            raise ValueError("schedule and min_interval do not go together: choose one")
+        if self.time_zone and not self.schedule:
+            raise ValueError("time_zone needs schedule")
+        _ = self.timing
+        return self
+
+    @property
+    def told_timing(self) -> str:
+        """When its documents come, in words."""
+        return str(self.timing or "at once")
+
+    @property
+    def timing(self) -> Timing | None:
+        """When its documents come; None: at once."""
+        if self.schedule:
+            return Schedule(self.schedule, self.time_zone or "UTC")
+        return interval(self.min_interval) if self.min_interval else None
 
     @property
     def delivered(self) -> tuple[str, ...] | None:
@@ -68,6 +94,10 @@ def parse(name: str, text: str) -> Flow:
     found = _HEADER.match(text)
     if found is None:
         raise FlowError("HEADER", f"Flow {name} has no header.", 'Begin the file with /* instep  key = "…" */.')
+    if _CUT_SCHEDULE.search(found["toml"]):
+        raise FlowError(
+            "HEADER", f"The header of flow {name}: the `*/` in schedule ends the comment.", "Write 0-59/15 for */15."
+        )
     try:
         raw = tomllib.loads(_SHARED_LINE.sub(r"\1\n", found["toml"]))
         return Flow(name=name, sql=text[found.end() :].strip().rstrip(";").rstrip(), **raw)
@@ -76,7 +106,8 @@ def parse(name: str, text: str) -> Flow:
     except ValidationError as exc:
         first = exc.errors()[0]
         setting = ".".join(str(part) for part in first["loc"])
-        raise FlowError("HEADER", f"The header of flow {name}: {setting}: {first['msg']}.") from None
+        told = first["msg"].removeprefix("Value error, ")
+        raise FlowError("HEADER", f"The header of flow {name}: {setting}{': ' if setting else ''}{told}.") from None
     except TypeError as exc:
         raise FlowError("HEADER", f"The header of flow {name}: {exc}.", "`name` and `sql` are not settings.") from None
 

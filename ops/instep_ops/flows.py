@@ -45,6 +45,7 @@ class FlowCheck:
         edges: how rows of one table lead to another, `public.a.x -> public.b.y`.
         warnings: what is allowed but may surprise.
         uncaptured: tables it reads whose changes do not arrive, since the publication does not hold them.
+        timing: when its documents come, in words.
     """
 
     name: str
@@ -58,12 +59,15 @@ class FlowCheck:
     edges: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     uncaptured: tuple[str, ...] = ()
+    timing: str = "at once"
 
     def line(self) -> str:
         """As a person reads it."""
         if not self.ok:
             return f"FAILED {self.name}: [{self.code}] {self.cause} {self.remedy}".rstrip()
         lines = [f"ok     {self.name}: reads {', '.join(self.tables)}; gives {', '.join(n for n, _ in self.columns)}"]
+        if self.timing != "at once":
+            lines.append(f"       its documents come {self.timing}")
         return "\n".join([*lines, *(f"       warning: {each}" for each in self.notes())])
 
     def notes(self) -> tuple[str, ...]:
@@ -82,6 +86,7 @@ class FlowCheck:
             "edges": self.edges,
             "warnings": self.warnings,
             "uncaptured": self.uncaptured,
+            "timing": self.timing,
         }
 
 
@@ -173,7 +178,7 @@ def _check(stores: Stores, settings: Settings, flow: Flow) -> FlowCheck:
     return FlowCheck(
         flow.name, True, columns=tuple((each.name, each.type) for each in columns), tables=plan.tables,
         edges=plan.edges, warnings=plan.warnings,
-        uncaptured=tuple(sorted(stores.unpublished.intersection(plan.tables))),
+        uncaptured=tuple(sorted(stores.unpublished.intersection(plan.tables))), timing=flow.told_timing,
     )  # fmt: skip
 
 

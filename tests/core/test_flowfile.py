@@ -5,6 +5,7 @@ import pytest
 from instep.errors import FlowError
 from instep.flowfile import load_all, parse
 from instep.protocols import Delete
+from instep.timing import Interval, Schedule
 
 CARD = """
 /* instep
@@ -39,12 +40,27 @@ def test_a_key_may_have_several_columns() -> None:
         ('/* instep\nkey = "a"\nname = "b"\n*/ SELECT 1', "name"),
         ('/* instep\nkey = "a"\ntarget = "crm"\nfields = "b"\ntransform = "cards"\n*/ SELECT 1', "transform"),
         ('/* instep\nkey = "a"\ntarget = "crm"\ntransform = "cards:make"\n*/ SELECT 1', "needs target, and fields"),
+        ('/* instep\nkey = "a"\nschedule = "0 25 * * *"\n*/ SELECT 1', "'0 25 \\* \\* \\*' is no schedule: bad hour"),
+        ('/* instep\nkey = "a"\nschedule = "@daily"\n*/ SELECT 1', "five fields"),
+        ('/* instep\nkey = "a"\nschedule = "*/15 * * * *"\n*/ SELECT 1', "ends the comment.*0-59/15"),
+        ('/* instep\nkey = "a"\nschedule = "0 2 * * *"\ntime_zone = "Mars"\n*/ SELECT 1', "no time zone"),
+        ('/* instep\nkey = "a"\ntime_zone = "UTC"\n*/ SELECT 1', "time_zone needs schedule"),
+        ('/* instep\nkey = "a"\nmin_interval = "5"\n*/ SELECT 1', "'5' is no interval"),
+        ('/* instep\nkey = "a"\nmin_interval = "0s"\n*/ SELECT 1', "between 1ms and 366d"),
+        ('/* instep\nkey = "a"\nschedule = "0 2 * * *" min_interval = "5s"\n*/ SELECT 1', "choose one"),
     ],
 )
 def test_a_wrong_header_is_refused_by_name(text: str, named: str) -> None:
     with pytest.raises(FlowError, match=named) as refused:
         parse("f", text)
     assert refused.value.code == "HEADER"
+
+
+def test_when_documents_come() -> None:
+    assert parse("f", '/* instep\nkey = "a"\n*/ SELECT 1').timing is None
+    nightly = '/* instep\nkey = "a"   schedule = "0 2 * * *"   time_zone = "Europe/Berlin"\n*/ SELECT 1'
+    assert parse("f", nightly).timing == Schedule("0 2 * * *", "Europe/Berlin")
+    assert parse("f", '/* instep\nkey = "a"   min_interval = "5s"\n*/ SELECT 1').timing == Interval(5_000_000)
 
 
 def test_a_folder_of_flows_is_read_by_name(tmp_path: Path) -> None:

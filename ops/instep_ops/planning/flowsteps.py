@@ -26,7 +26,7 @@ def flow_step(settings: Settings, admin: RegistryAdmin, found: Preview) -> Step 
         ConnectionError, TimeoutError: a part does not answer.
     """
     if found.state == "same":
-        return None
+        return _timing_step(load_all(settings.flows_dir)[found.name], found)
     if found.state == "removed":
         was, wanted = {"version": found.deployed}, {"version": "none"}
         return Step(Act.REMOVE_FLOW, found.name, was, wanted, asks=question(settings, admin, found.name))
@@ -39,8 +39,17 @@ def flow_step(settings: Settings, admin: RegistryAdmin, found: Preview) -> Step 
         *_cost(settings, flow, found),
         *_samples(settings, admin, flow, found),
         "the worker deploys it at its next start",
+        *([f"these come at once, later changes {flow.told_timing}"] if flow.timing else []),
     ]
     return Step(Act.DEPLOY_FLOW, found.name, *versions, notes=tuple(notes))
+
+
+def _timing_step(flow: Flow, found: Preview) -> Step | None:
+    """The same SELECT, whose documents are to come at other times."""
+    if found.timing in ("", flow.told_timing):
+        return None
+    was, wanted = {"documents come": found.timing}, {"documents come": flow.told_timing}
+    return Step(Act.DEPLOY_FLOW, found.name, was, wanted, notes=("the worker takes it up at its next start",))
 
 
 def _cost(settings: Settings, flow: Flow, found: Preview) -> Iterator[str]:

@@ -37,6 +37,8 @@ class Verdict(Enum):
     SUSPECT = "suspect"
     """Differs, and no later version could explain it; only a change back, or a document put off, could."""
     UNDECIDED = "undecided"
+    WAITING = "waiting"
+    """Differs, and a change of it waits for its flow's time: when that has come, it will not."""
 
 
 class Fold:
@@ -94,18 +96,22 @@ class Fold:
         """The version with this number, if it is still known."""
         return next((each for each in self._versions.get(key, ()) if each.version == number), None)
 
-    def judge(self, key: Key, expected: Fields | None, at_rest: bool) -> Verdict:
+    def judge(self, key: Key, expected: Fields | None, at_rest: bool, waits: bool = False) -> Verdict:
         """Compare a key with the SELECT's row.
 
         Args:
             key: the document's key.
             expected: the SELECT's row at the position; None: no row.
             at_rest: nothing has changed behind the position, and the worker has nothing put off (`is_at_rest`).
+            waits: a change of the key waits for its flow's time, or did when the worker had passed the position and the
+                topic was not read yet.
         """
         held, newest = self.held(key), self.newest(key)
         judged = newest if at_rest else held
         if same_fields(judged.fields if judged else None, expected):
             return Verdict.EQUAL
+        if waits:
+            return Verdict.WAITING
         if at_rest:
             return Verdict.DIFFERENT
         return Verdict.SUSPECT if newest is held else Verdict.UNDECIDED

@@ -35,6 +35,7 @@ class Proof:
         topic_compared: keys compared between store and topic.
         crm_compared: keys compared with the CRM.
         rejected: keys whose newest version the CRM refused (part of the differences).
+        waiting: keys that differ since a change of them waits for the flow's schedule or interval; no differences.
         differences: what does not agree.
         undecided: what could not be decided.
     """
@@ -46,6 +47,7 @@ class Proof:
     topic_compared: int = 0
     crm_compared: int = 0
     rejected: int = 0
+    waiting: int = 0
     differences: list[Difference] = field(default_factory=list)
     undecided: list[Undecided] = field(default_factory=list)
 
@@ -65,6 +67,7 @@ class Proof:
             "topic_compared": self.topic_compared,
             "crm_compared": self.crm_compared,
             "rejected": self.rejected,
+            "waiting": self.waiting,
             "differences": [each.to_dict() for each in self.differences],
             "undecided": [
                 {"key": list(each.key), "target": each.target or None, "reason": each.reason} for each in self.undecided
@@ -101,6 +104,11 @@ class Report:
         return [each for proof in self.proofs for each in proof.undecided]
 
     @property
+    def waiting(self) -> int:
+        """Of all flows."""
+        return sum(proof.waiting for proof in self.proofs)
+
+    @property
     def rows_compared(self) -> int:
         """Of all flows."""
         return sum(proof.rows_compared for proof in self.proofs)
@@ -121,6 +129,7 @@ class Report:
             "ok": self.ok,
             "differences": len(self.differences),
             "undecided": len(self.undecided),
+            "waiting": self.waiting,
             "rows_compared": self.rows_compared,
             "position": self.position,
             "seconds": round(self.seconds, 3),
@@ -141,6 +150,7 @@ class Report:
                 p.crm_compared,
                 len(p.differences),
                 len(p.undecided),
+                p.waiting,
                 p.position,
             )
             for p in self.proofs
@@ -151,7 +161,11 @@ class Report:
         ]
         undecided = [(u.flow, ", ".join(u.key), u.target, u.reason) for u in self.undecided[:_SHOWN]]
         return [
-            ("Flows", ("flow", "target", "rows", "topic", "CRM", "differences", "undecided", "position"), flows),
+            (
+                "Flows",
+                ("flow", "target", "rows", "topic", "CRM", "differences", "undecided", "waiting", "position"),
+                flows,
+            ),
             ("Differences", ("flow", "key", "field", "store", "topic", "CRM", "reason"), differences),
             ("Undecided", ("flow", "key", "target", "reason"), undecided),
         ]
@@ -160,7 +174,8 @@ class Report:
         """The result in one sentence."""
         if self.ok:
             took = f"{self.seconds:.1f} s"
-            return f"Verified at {self.position}: {self.rows_compared} rows compared, 0 differences ({took})."
+            waits = f", {self.waiting} wait for their flow's time" if self.waiting else ""
+            return f"Verified at {self.position}: {self.rows_compared} rows compared, 0 differences{waits} ({took})."
         parts = [f"{len(self.differences)} differences"]
         if self.undecided:
             parts.append(f"{len(self.undecided)} rows undecided")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +23,7 @@ from instep_ops.verification.worker import Evaluator, decoder
 from instep_ops.verification.written import WrittenTopics
 from instep_schemas.client import RegistryClient
 from instep_streams.delivery.sinks import registry_client
+from instep_streams.flows.unshown import Unshown, unshown
 
 Tell = Callable[[str], None]
 
@@ -109,9 +110,10 @@ class Rounds:
         for name, side in self._sides.items():
             await asyncio.to_thread(nudge, side.dsn)
             at[name] = Position(await side.barrier.passed(lsns[name]), lsns[name], 0)
+        waiting = await asyncio.to_thread(unshown, self._settings, self._source, [self._flows[name] for name in names])
         at_rest = await asyncio.to_thread(self._read, at, marks)
         for name in names:
-            self._judge(name, at, at_rest)
+            self._judge(name, at, at_rest, waiting.get(name, ()))
 
     def _select(self, names: list[str]) -> dict[str, int]:
         """Evaluate flows on a snapshot of each store; gives their positions."""
@@ -138,7 +140,7 @@ class Rounds:
         self._topics.catch_up()
         return all(side.tail.at_rest(marks[name], places[name]) for name, side in self._sides.items())
 
-    def _judge(self, name: str, at: Mapping[str, Position], at_rest: bool) -> None:
+    def _judge(self, name: str, at: Mapping[str, Position], at_rest: bool, waiting: Sequence[Unshown]) -> None:
         assert self._topics is not None
         fold, each, proof = self._topics.folds[name], self._open[name], self.proofs[name]
         others = (f"{source} {place}" for source, place in at.items() if source != self._source)
@@ -148,12 +150,14 @@ class Rounds:
             proof.rows, proof.topic_compared = len(each.rows), len(candidates)
         left, suspected = set(), {}
         for key in candidates:
-            verdict = fold.judge(key, each.rows.get(key), at_rest)
+            verdict = fold.judge(key, each.rows.get(key), at_rest, any(some.has(key) for some in waiting))
             if verdict is Verdict.SUSPECT:
                 suspected[key] = each.suspected.get(key, 0) + 1
             if verdict is Verdict.DIFFERENT or suspected.get(key, 0) >= CONVINCING:
                 held = fold.held(key)
                 proof.differences += topic_differences(name, key, each.rows.get(key), held.fields if held else None)
+            elif verdict is Verdict.WAITING:
+                proof.waiting += 1
             elif verdict is not Verdict.EQUAL:
                 left.add(key)
         each.left, each.suspected = left, suspected

@@ -21,6 +21,7 @@ from instep_streams.flows.evaluate import Evaluation
 from instep_streams.flows.guard import guard
 from instep_streams.flows.parts import Parts, keep
 from instep_streams.flows.refusals import refuse
+from instep_streams.flows.releases import CLOCK, Clock, Release, release_of
 from instep_streams.flows.tables import Tables
 
 log = logging.getLogger(__name__)
@@ -35,15 +36,19 @@ class Deployed:
         whole: those that must be evaluated as a whole.
         new: those that this state database did not know.
         parts: their intermediate results.
+        releases: of those whose documents do not come at once, when they do.
     """
 
     flows: dict[str, Evaluation] = field(default_factory=dict)
     whole: set[str] = field(default_factory=set)
     new: set[str] = field(default_factory=set)
     parts: dict[str, Parts | None] = field(default_factory=dict)
+    releases: dict[str, Release] = field(default_factory=dict)
 
 
-def deploy(conn: Connection[Any], source: str, tables: Tables, flows: Mapping[str, Flow]) -> Deployed:
+def deploy(
+    conn: Connection[Any], source: str, tables: Tables, flows: Mapping[str, Flow], clock: Clock = CLOCK
+) -> Deployed:  # fmt: skip
     """Deploy these flows of a source and no others, in one transaction.
 
     Raises:
@@ -63,6 +68,9 @@ def deploy(conn: Connection[Any], source: str, tables: Tables, flows: Mapping[st
             )  # fmt: skip
             _index(conn, tables, plan)
             found.parts[name] = keep(conn, tables, found.flows[name])
+            release = release_of(conn, found.flows[name], clock)
+            if release is not None:
+                found.releases[name] = release
         removed = conn.execute(
             "UPDATE instep.flows SET state = 'removed' WHERE source = %s AND NOT name = ANY(%s) AND state = 'live'"
             " RETURNING name",

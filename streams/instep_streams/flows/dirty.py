@@ -18,6 +18,8 @@ COLUMNS: Final = (
     " failed boolean NOT NULL DEFAULT false)"
 )
 _ROW: Final = 100
+ALL: Final = (1 << 63) - 1
+"""A bound that no row is above."""
 _STORAGE: Final = "WITH (autovacuum_vacuum_scale_factor = 0.1)"
 
 
@@ -27,10 +29,14 @@ class Dirty:
     Args:
         conn: the pinned session; the caller begins and ends transactions.
         table: its quoted, qualified name.
+
+    Attributes:
+        bound: rows above it are not taken: they wait for their flow's time.
     """
 
     def __init__(self, conn: Connection[Any], table: str) -> None:
         self._conn, self.table = conn, table
+        self.bound = ALL
 
     def create(self) -> None:
         """Create the table."""
@@ -61,14 +67,29 @@ class Dirty:
         """Take out about so many keys that have not failed, oldest first; and whether that was all."""
         oldest = (
             f"SELECT id, sum(keys) OVER (ORDER BY id) - keys AS before FROM"
-            f" (SELECT id, keys FROM {self.table} WHERE NOT failed ORDER BY id LIMIT %s) AS t"
+            f" (SELECT id, keys FROM {self.table} WHERE NOT failed AND id <= %s ORDER BY id LIMIT %s) AS t"
         )
         some = f"id = ANY(ARRAY(SELECT id FROM ({oldest}) AS o WHERE before < %s))"
         rows = self._conn.execute(
-            f"DELETE FROM {self.table} WHERE {some} RETURNING anchors".encode(), (count, count)
+            f"DELETE FROM {self.table} WHERE {some} RETURNING anchors".encode(), (self.bound, count, count)
         ).fetchall()
         found = [tuple(anchor) for (anchors,) in rows for anchor in anchors]
         return set(found), len(found) < count
+
+    def last(self) -> int:
+        """The highest row, 0 when there is none."""
+        row = self._conn.execute(f"SELECT coalesce(max(id), 0) FROM {self.table}".encode()).fetchone()
+        return int(row[0]) if row else 0
+
+    def above(self) -> int:
+        """How many keys wait above the bound."""
+        sql = f"SELECT coalesce(sum(keys), 0) FROM {self.table} WHERE id > %s"
+        row = self._conn.execute(sql.encode(), (self.bound,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def forget_above(self) -> None:
+        """Forget what waits above the bound."""
+        self._conn.execute(f"DELETE FROM {self.table} WHERE id > %s".encode(), (self.bound,))
 
     def retry(self) -> None:
         """Let those that failed be taken again."""

@@ -25,22 +25,20 @@ from instep_streams.flows.catalog import Table, query
 from instep_streams.flows.compile import Plan
 from instep_streams.flows.deploy import deploy, version_of
 from instep_streams.flows.evaluate import EVALUATION_ERRORS, Emitted, Evaluation, FlowFault
+from instep_streams.flows.faults import Faults
 from instep_streams.flows.images import Anchor, divide
 from instep_streams.flows.layout import Share
 from instep_streams.flows.pace import SLICE, Pace
 from instep_streams.flows.parts import Parts, switch_off, use, wanted_by
 from instep_streams.flows.progress import NOT_ADOPTED, Progress
+from instep_streams.flows.releases import CLOCK, Clock, Release, look_at_all
 from instep_streams.flows.replica import Replica
 from instep_streams.flows.rows import Entry
 from instep_streams.flows.tables import Tables
 from instep_streams.flows.versions import set_up
 
-_MANY: Final = 100_000
-_LARGE_PART: Final = 0.1
-"""Above both, the SELECT is run once for all keys, in one step: a sixth of the work of slices, but others wait."""
 _ALL: Final = Share()
 _ALONE: Final[Mapping[str, str]] = {}
-_RETRY_S: Final = 30.0
 _KEEP_GONE: Final = 100_000
 """Entries for which a deleted row's position is kept. Applied entries are passed over; this is the second fence."""
 
@@ -55,15 +53,17 @@ class Engine:
         source: the source's name.
         share: the keys that it evaluates.
         joined: the sources joined to it, each with what flows call its schema `public`.
+        clock: what time it is, for flows with a schedule or an interval.
 
     Raises:
         StateError: another process works on this source, or the state was filled with other sources joined.
     """
 
     def __init__(
-        self, conn: Connection[Any], source: str, share: Share = _ALL, joined: Mapping[str, str] = _ALONE
+        self, conn: Connection[Any], source: str, share: Share = _ALL, joined: Mapping[str, str] = _ALONE,
+        clock: Clock = CLOCK,
     ) -> None:  # fmt: skip
-        self._conn = conn
+        self._conn, self._clock = conn, clock
         self._source, self._share = source, share
         with conn.transaction():
             set_up(conn)
@@ -72,8 +72,8 @@ class Engine:
         self._flows: dict[str, Evaluation] = {}
         self.parts: dict[str, Parts] = {}
         self._whole: set[str] = set()
-        self._pace = Pace()
-        self._retry_at: dict[str, float] = {}
+        self._pace, self._faults = Pace(), Faults()
+        self._releases: dict[str, Release] = {}
         self._tombstones: dict[str, int] = {}
         self._live = False
         progress.begin(conn, source)
@@ -114,17 +114,17 @@ class Engine:
         Raises:
             FlowError: one of them is refused; nothing is deployed then.
         """
-        done = deploy(self._conn, self._source, self.tables, flows)
-        self._flows, self._whole = done.flows, done.whole
+        done = deploy(self._conn, self._source, self.tables, flows, self._clock)
+        self._flows, self._whole, self._releases = done.flows, done.whole, done.releases
         for name, each in self._flows.items():
             types = {column.name: column.type for column in each.columns}
             self._share.require(name, [types[column] for column in each.plan.anchor])
             each.share = self._share
         self.parts = {name: parts for name, parts in done.parts.items() if parts is not None}
         self._use_parts()
-        for name in self._flows:
-            if self.fault(name):  # of an earlier session: it may have healed
-                self._retry_at.setdefault(name, 0.0)
+        for name, each in self._flows.items():
+            if self.fault(name):
+                self._faults.remember(name, each)
         self._live = True
         self.tables.forget_gone(lambda source: self.progress.of(source).entry - _KEEP_GONE)
         self._unsettle()
@@ -144,7 +144,7 @@ class Engine:
 
     def look_at_all(self) -> None:
         """Compare every flow as a whole when it is deployed next: rows were applied that nobody noted as dirty."""
-        self._conn.execute("UPDATE instep.flows SET whole = true, parts = '' WHERE source = %s", (self._source,))
+        look_at_all(self._conn, self._source)
 
     def adopt(self, flow: str, keys: Iterable[tuple[Key, str]], newest: int = 0) -> None:
         """Take keys and digests that the flow's topic holds as what was emitted; the flow is compared as a whole.
@@ -210,6 +210,8 @@ class Engine:
             try:
                 return self._step(entries, put_off, aim)
             except FlowFault as fault:
+                for release in self._releases.values():
+                    release.look_again()
                 if fault.of_part:
                     self._without_parts(fault)
                 else:
@@ -228,10 +230,13 @@ class Engine:
             for flow, found in dirty.items():
                 if flow in self._whole:
                     continue
+                if flow in self._releases:
+                    self._releases[flow].hold(set().union(*found))
+                    continue
                 now, later = divide(found, max(SLICE, count))
                 if aim.cut or flow in put_off:
                     now, later = set(), now | later
-                if self._is_large(flow, later):
+                if self._flows[flow].is_many(later):
                     self._conn.execute("UPDATE instep.flows SET whole = true WHERE name = %s", (flow,))
                     whole.add(flow)
                 elif later:
@@ -269,9 +274,6 @@ class Engine:
     def _walk(self, sql: str, values: Sequence[Sequence[str]]) -> list[Anchor]:
         return self._conn.execute(query(sql), list(values), prepare=True).fetchall()
 
-    def _is_large(self, flow: str, anchors: set[Anchor]) -> bool:
-        return len(anchors) > _MANY and len(anchors) > _LARGE_PART * self._flows[flow].emitted_estimate()
-
     def _bring_up_parts(self, dirty: dict[str, list[set[Anchor]]]) -> None:
         """Intermediate results first; the keys that they lead to are added to the flows' own."""
         for flow, parts in self.parts.items():
@@ -301,10 +303,10 @@ class Engine:
         return not self.progress.cut and next(self._ready(), None) is not None
 
     def _ready(self) -> Iterator[str]:
-        now = time.monotonic()
         for name, each in self._flows.items():
             behind = name in self.parts and self.parts[name].waiting
-            if behind or name in self._whole or each.waiting or self._retry_at.get(name, now + 1) <= now:
+            due = name in self._releases and self._releases[name].due
+            if behind or due or name in self._whole or each.waiting or self._faults.due(name):
                 yield name
 
     def slice(self, count: int | None = None) -> Batch:
@@ -333,24 +335,30 @@ class Engine:
 
     def _slice(self, flow: str, count: int) -> Batch:
         evaluation = self._flows[flow]
-        whole, seed = flow in self._whole, evaluation.seeding
+        whole, seed, release = flow in self._whole, evaluation.seeding, self._releases.get(flow)
         try:
             with self._conn.transaction():
                 documents: list[Emitted] = []
+                if release is not None and release.due:
+                    whole = release.begin() or whole
                 if whole:
                     self._evaluate_whole(flow, evaluation)
                 else:
                     documents = evaluation.slice(count, self.progress.batch + 1)
                 self._whole.discard(flow)
+                if release is not None and documents:
+                    release.emitted()
                 reached = self._reached(self.progress, documents)
                 self._record(documents, reached)
         except BaseException:
             evaluation.look_again()
+            if release is not None:
+                release.look_again()
             if whole:
                 self._whole.add(flow)
             raise
         self.progress = reached
-        self._note_fault(flow, evaluation)
+        self._faults.note(flow, evaluation)
         return self._made(documents, seed=seed)
 
     def _evaluate_whole(self, flow: str, evaluation: Evaluation) -> None:
@@ -360,18 +368,9 @@ class Engine:
         except EVALUATION_ERRORS as exc:
             log.warning("flow %s fails for some keys, evaluating one by one: %s", flow, exc)
             evaluation.put_off_all()
+        if flow in self._releases:
+            self._releases[flow].open()
         self._conn.execute("UPDATE instep.flows SET whole = false WHERE name = %s", (flow,))
-
-    def _note_fault(self, flow: str, evaluation: Evaluation) -> None:
-        fault = evaluation.fault
-        if fault is not None:
-            text = (str(fault).splitlines() or [type(fault).__name__])[0]
-            log.error("flow %s: some keys cannot be evaluated: %s", flow, text)
-            evaluation.tell(text)
-            self._retry_at[flow] = time.monotonic() + _RETRY_S
-        elif flow in self._retry_at and not evaluation.failing:
-            del self._retry_at[flow]
-            evaluation.tell("")
 
     # -- publication ------------------------------------------------------------------------------------------------
 
@@ -379,9 +378,11 @@ class Engine:
         """What was committed but not published: everything after the batch of the last marker."""
         documents = []
         for flow, evaluation in self._flows.items():
-            documents += evaluation.unsent(marker)
-            if evaluation.fault is not None:
-                self._note_fault(flow, evaluation)
+            found = evaluation.unsent(marker)
+            if found and flow in self._releases:
+                self._releases[flow].emitted()
+            documents += found
+            self._faults.note(flow, evaluation)
         return self._made(sorted(documents, key=lambda each: each.batch))
 
     def sent(self, batch: int) -> None:

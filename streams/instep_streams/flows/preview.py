@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import psycopg
@@ -65,6 +65,7 @@ class Preview:
         schema: value schema of its documents.
         samples: some keys of each sort.
         code: of the refusal, empty when it is PostgreSQL's.
+        timing: when the documents of the deployed one come, in words; empty where that is not known.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Preview:
     schema: str = ""
     samples: tuple[Sample, ...] = ()
     code: str = ""
+    timing: str = ""
 
     @property
     def documents(self) -> int:
@@ -123,17 +125,21 @@ def _previews(
     conn: Connection[Any], tables: Tables, source: str, flows: Mapping[str, Flow], samples: int, share: Share
 ) -> Iterator[Preview]:  # fmt: skip
     rows = conn.execute(
-        "SELECT name, id, version, keys::text, state FROM instep.flows WHERE source = %s", (source,)
+        "SELECT name, id, version, keys::text, state, to_jsonb(f) -> 'definition' FROM instep.flows f"  # as in `status`
+        " WHERE source = %s",
+        (source,),
     ).fetchall()
-    yield from (Preview(name, "removed", deployed=version) for name, _, version, _, _ in rows if name not in flows)
+    yield from (Preview(name, "removed", deployed=version) for name, _, version, *_ in rows if name not in flows)
     # one that comes back is compared as a whole
-    live = {name: (number, version if state == "live" else "", keys) for name, number, version, keys, state in rows}
+    live = {name: (number, version if state == "live" else "", keys) for name, number, version, keys, state, _ in rows}
+    timings = {name: Flow.model_validate(row).told_timing for name, *_, row in rows if row is not None}
     for name, flow in flows.items():
         deployed = live[name][1] if name in live else ""
         try:
             with conn.transaction(force_rollback=True):
                 plan = compile_flow(flow, tables.captured)
-                yield _previewed(conn, plan, check(conn, plan), live.get(name), samples, share)
+                found = _previewed(conn, plan, check(conn, plan), live.get(name), samples, share)
+                yield replace(found, timing=timings.get(name, ""))
         except FlowError as exc:
             yield Preview(name, "refused", deployed=deployed, fault=str(exc), code=exc.code)
         except (psycopg.DataError, psycopg.ProgrammingError) as exc:

@@ -32,6 +32,7 @@ from instep_connectors.kafka import Fenced, Publisher, ensure_topics, topics
 from instep_schemas.ciphers import hold
 from instep_streams.flows.layout import Layout, Share, behind, group, require, shares, take, transactional_ids
 from instep_streams.flows.outbox import Marker, marker_topic, read_marker
+from instep_streams.flows.releases import CLOCK, Clock
 from instep_streams.flows.worker import Outgoing, Worker, failure
 from instep_streams.runtime import Batch, FlowApp, flow_agent, flow_app, run_app
 
@@ -46,7 +47,7 @@ _GARBAGE: Final = (100_000, 20, 50)
 cost; of what remains there are few."""
 
 
-async def run(settings: Settings, source: str, stop: asyncio.Event) -> None:
+async def run(settings: Settings, source: str, stop: asyncio.Event, clock: Clock = CLOCK) -> None:
     """Keep a source's flows true until `stop` is set.
 
     Passing faults (Kafka, registry, state database) never end it.
@@ -66,7 +67,7 @@ async def run(settings: Settings, source: str, stop: asyncio.Event) -> None:
     if layout is None:
         return
     app = flow_app(group(settings, source, layout.workers), settings.kafka)
-    offices = [_Office(settings, source, app, layout, share) for share in shares(settings, source)]
+    offices = [_Office(settings, source, app, layout, share, clock) for share in shares(settings, source)]
     subscribed = offices[0]
     flow_agent(app, [subscribed.topic], name=f"worker {source}")(subscribed.records)
     looking = [asyncio.create_task(office.look()) for office in offices]
@@ -129,8 +130,10 @@ class _Office:
     made anew, which finds out what was committed and sends what was not, be it of one step or of two.
     """
 
-    def __init__(self, settings: Settings, source: str, app: FlowApp, layout: Layout, share: Share) -> None:
-        self._settings, self._source, self._app = settings, source, app
+    def __init__(
+        self, settings: Settings, source: str, app: FlowApp, layout: Layout, share: Share, clock: Clock
+    ) -> None:  # fmt: skip
+        self._settings, self._source, self._app, self._clock = settings, source, app, clock
         self._layout, self._share = layout, share
         self._brought = settings.sources[source].journal and share.of == 1 and not settings.joined(source)
         self.topic = journal_topic(source) if self._brought else emission_topic(source, share.of)
@@ -237,7 +240,7 @@ class _Office:
 
     def _open(self) -> Worker:
         # in the thread, so that a worker whose opener was cancelled meanwhile is still found and closed
-        self._worker = Worker(self._settings, self._source, self._share, self._layout.generation)
+        self._worker = Worker(self._settings, self._source, self._share, self._layout.generation, self._clock)
         return self._worker
 
     def _close(self) -> None:

@@ -10,16 +10,20 @@ import psycopg
 from psycopg import sql
 
 from instep.change import Position
+from instep.flowfile import Flow
 from instep.settings import Settings
+from instep.timing import Schedule, shown
 from instep.topics import emission_topic
 from instep_connectors.kafka import topics
 from instep_streams.flows import progress
+from instep_streams.flows.dirty import ALL
 from instep_streams.flows.layout import Share, database, exists, shares
 from instep_streams.flows.outbox import Marker, read_marker
 from instep_streams.flows.worker import failure
 
 _COUNTS: Final = """
-SELECT (SELECT count(*) FROM {pending}), (SELECT coalesce(sum(keys), 0) FROM {dirty}),
+SELECT (SELECT count(*) FROM {pending}), (SELECT coalesce(sum(keys), 0) FROM {dirty} WHERE id <= %(bound)s),
+    (SELECT coalesce(sum(keys), 0) FROM {dirty} WHERE id > %(bound)s),
     (SELECT count(*) FROM {out} WHERE "*h" IS NOT NULL)"""
 """In the order in which the worker empties them: else each may come to wait for the other."""
 
@@ -31,7 +35,8 @@ def status(settings: Settings, source: str) -> dict[str, Any]:
         `batch`: last journal entry applied; `position` of its last change, as text; `committed_us`; `more`: within a
         source transaction; `worker_batch`: last batch with documents; `emitted_batch`: the last one published;
         `emitted_journal_batch`: the last journal entry all of whose documents are published; `documents`: per flow, how
-        many documents and tombstones it has emitted; `flows`: per flow state, fault, documents alive, keys waiting;
+        many documents and tombstones it has emitted; `flows`: per flow state, fault, documents alive, keys waiting,
+        keys held until the flow's time, and `next_release`: when that is (None: at once, or nothing is held);
         `offsets`: of topics without a journal, what is read next by `topic:partition`. Of several workers all counts
         together, and as far as the slowest; `shards`: each by itself.
 
@@ -88,7 +93,8 @@ def _flow_together(told: Sequence[dict[str, Any]], count: int) -> dict[str, Any]
         "state": other[0] if other else "live" if len(told) == count else "moving",
         "fault": next((each["fault"] for each in told if each["fault"]), ""),
         "whole": any(each["whole"] for each in told),
-        **{name: sum(each[name] for each in told) for name in ("emitted", "documents", "waiting")},
+        **{name: sum(each[name] for each in told) for name in ("emitted", "documents", "waiting", "held")},
+        "next_release": min((each["next_release"] for each in told if each["next_release"]), default=None),
     }
 
 
@@ -117,15 +123,23 @@ def _told(done: progress.Progress, marker: Marker, flows: dict[str, dict[str, An
 
 def _flows(conn: psycopg.Connection[Any], source: str) -> dict[str, dict[str, Any]]:
     found = {}
-    rows = conn.execute(
-        "SELECT id, name, state, fault, whole, emitted FROM instep.flows WHERE source = %s ORDER BY name", (source,)
+    rows = conn.execute(  # also asked before the worker migrates it
+        "SELECT id, name, to_jsonb(f) FROM instep.flows f WHERE source = %s ORDER BY name", (source,)
     ).fetchall()
-    for number, name, state, fault, whole, emitted in rows:
+    for number, name, row in rows:
         parts = {part: sql.Identifier("instep", f"{part}_{number}") for part in ("pending", "dirty", "out")}
-        query = sql.SQL(_COUNTS).format(**parts)
-        aside, put_off, alive = conn.execute(query).fetchone() or (0, 0, 0)
+        query, released = sql.SQL(_COUNTS).format(**parts), row.get("released_us", 0)
+        bound = {"bound": row["bound"] if released else ALL}
+        aside, put_off, held, alive = conn.execute(query, bound).fetchone() or (0, 0, 0, 0)
+        held = alive if row.get("deferred") else held
         found[name] = {
-            "state": state, "fault": fault, "whole": whole, "emitted": emitted, "documents": alive,
-            "waiting": put_off + aside,
+            **{each: row[each] for each in ("state", "fault", "whole", "emitted")}, "documents": alive,
+            "waiting": put_off + aside, "held": held,
+            "next_release": _next_release(row["definition"], released, held) if released else None,
         }  # fmt: skip
     return found
+
+
+def _next_release(definition: Any, released_us: int, held: int) -> str | None:
+    timing = Flow.model_validate(definition).timing
+    return shown(timing.next_us(released_us)) if timing and (held or isinstance(timing, Schedule)) else None

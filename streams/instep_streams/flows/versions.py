@@ -47,6 +47,11 @@ CREATE TABLE instep.layouts (source text, generation bigint, workers int NOT NUL
     "ALTER TABLE instep.flows ADD COLUMN definition jsonb",
     "ALTER TABLE instep.flows ADD COLUMN adopted boolean NOT NULL DEFAULT true",
     "ALTER TABLE instep.progress ADD COLUMN joined text NOT NULL DEFAULT ''",
+    """
+ALTER TABLE instep.flows ADD COLUMN released_us bigint NOT NULL DEFAULT 0;
+ALTER TABLE instep.flows ADD COLUMN bound bigint NOT NULL DEFAULT 0;
+ALTER TABLE instep.flows ADD COLUMN deferred boolean NOT NULL DEFAULT false;
+""",
 )
 """The step to version 1 is also taken by a database from before versions were kept: it stands there already."""
 

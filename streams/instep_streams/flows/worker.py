@@ -23,6 +23,7 @@ from instep_streams.flows.feed import JournalFeed, TopicFeed
 from instep_streams.flows.inbox import Inbox, Read
 from instep_streams.flows.layout import Share, ensure_database
 from instep_streams.flows.outbox import Marker, Outbox
+from instep_streams.flows.releases import CLOCK, Clock
 from instep_streams.flows.rows import Entry
 from instep_streams.flows.session import open_state
 from instep_streams.flows.unwritten import store_tables
@@ -55,13 +56,16 @@ class Worker:
         source: the source's name.
         share: the keys that it works on.
         generation: of the division that the share belongs to.
+        clock: what time it is, for flows with a schedule or an interval.
 
     Raises:
         ConnectionError: a part does not answer, or another worker still holds the state.
         InstepError: a person must look.
     """
 
-    def __init__(self, settings: Settings, source: str, share: Share = _ALL, generation: int = 0) -> None:
+    def __init__(
+        self, settings: Settings, source: str, share: Share = _ALL, generation: int = 0, clock: Clock = CLOCK
+    ) -> None:  # fmt: skip
         self._settings, self._source, self._generation = settings, source, generation
         own, joined = settings.sources[source], settings.joined(source)
         self._registry = RegistryClient.of(settings.registry)
@@ -80,7 +84,7 @@ class Worker:
             self._conn = open_state(ensure_database(settings, source, share))
             for name in self._inboxes:
                 _lock(self._conn, name)
-            self._engine = Engine(self._conn, source, share, joined)
+            self._engine = Engine(self._conn, source, share, joined, clock)
             self._require_same_feed(own.journal)
             self._outbox.set_up()
             self._ensure_tables()

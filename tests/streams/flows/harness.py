@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from instep_schemas.documents import decode_document, decode_key
 from instep_schemas.records import unframe
 from instep_streams.capture import process as capture
 from instep_streams.flows import process as worker
+from instep_streams.flows.releases import CLOCK, Clock
 from instep_streams.flows.session import pin
 from instep_streams.flows.status import status
 
@@ -103,10 +105,10 @@ class Shop:
         )
         self.registry = RegistryClient(registry)
 
-    def flow(self, name: str, key: str, sql: str) -> None:
-        """Write a flow file; its name gets this shop's, as topics are shared."""
+    def flow(self, name: str, key: str, sql: str, more: str = "") -> None:
+        """Write a flow file, with more settings in its header; its name gets this shop's, as topics are shared."""
         file = self.folder / "flows" / f"{self.named(name)}.sql"
-        file.write_text(f'/* instep\nkey = "{key}"\n*/\n{sql}\n', encoding="utf-8")
+        file.write_text(f'/* instep\nkey = "{key}"\n{more}\n*/\n{sql}\n', encoding="utf-8")
 
     def named(self, flow: str) -> str:
         return f"{flow}_{self.name}"
@@ -126,8 +128,8 @@ class Shop:
         running.check()
 
     @contextmanager
-    def working(self) -> Iterator[InThread]:
-        running = InThread(worker.run, self.settings, self.name)
+    def working(self, clock: Clock = CLOCK) -> Iterator[InThread]:
+        running = InThread(partial(worker.run, clock=clock), self.settings, self.name)
         try:
             yield running
         finally:
