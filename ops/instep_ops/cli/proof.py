@@ -7,38 +7,83 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from instep_ops.cli.options import HERE, Json, Project, flow_name, open_running
+from instep_ops.cli.options import HERE, Json, Metrics, Project, flow_name, open_running
 
 if TYPE_CHECKING:
+    from instep.settings import Settings
+    from instep_ops.verification.rolling import Round
     from instep_ops.verify import Report
 
 
 def verify(
     flow: Annotated[list[str] | None, typer.Argument(metavar="[FLOW]...", help="Flows; default: all.")] = None,
     target: Annotated[
-        bool, typer.Option("--target/--no-target", help="Read the CRM back too, or prove the flow topics only.")
-    ] = True,
+        bool | None,
+        typer.Option("--target/--no-target", help="Read the CRM back too (default), or prove the flow topics only."),
+    ] = None,
     repair: Annotated[bool, typer.Option("--repair", help="Deliver the keys that differ in the CRM again.")] = False,
+    rolling: Annotated[
+        bool, typer.Option("--rolling", help="Compare a few keys of the topics again and again, until stopped.")
+    ] = False,
+    rate: Annotated[
+        float, typer.Option("--rate", metavar="KEYS", help="With --rolling: keys a second, at most.", min=0.2)
+    ] = 20.0,
+    metrics: Metrics = "",
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
     """Prove it: the SELECT on the store = the flow topic = the CRM, at one position, while everything runs.
 
-    Exit code 0: equal; 1: differences, or keys that stayed undecided.
+    Exit code 0: equal; 1: differences, or keys that stayed undecided. With --rolling: one line per round and flow (with
+    --json one object), metrics at --metrics; it ends at SIGTERM or Ctrl-C, with 1 if a key was found to differ.
     """
     from instep_ops.cli.screen import show_json
     from instep_ops.verify import verify as prove
 
     settings = open_running(project)
     names = [flow_name(each) for each in flow or ()] or None
+    if rolling:
+        _roll(settings, names, rate, metrics, as_json, whole=target is True or repair)
+        return
     report = asyncio.run(
-        prove(settings, names, target=target, repair=repair, progress=lambda text: typer.echo(text, err=True))
+        prove(
+            settings, names, target=target is not False, repair=repair, progress=lambda text: typer.echo(text, err=True)
+        )
     )
     if as_json:
         show_json(report.to_dict())
     else:
         _show(report)
     if not report.ok:
+        raise typer.Exit(1)
+
+
+def _roll(
+    settings: Settings, names: list[str] | None, rate: float, metrics: str, as_json: bool, *, whole: bool
+) -> None:  # fmt: skip
+    import json
+
+    from instep.errors import ConfigError
+    from instep.telemetry import serve_metrics
+    from instep_ops.cli.runs import until_stopped
+    from instep_ops.verification.rolling import roll
+
+    if whole:
+        raise ConfigError("--rolling compares flow topics only.", "Leave --target and --repair out.")
+    if metrics:
+        serve_metrics(metrics)
+    clean = True
+
+    def tell(each: Round) -> None:
+        shown = json.dumps(each.to_dict(), ensure_ascii=False, default=str) if as_json else "\n".join(each.lines())
+        typer.echo(shown)
+
+    async def work(stop: asyncio.Event) -> None:
+        nonlocal clean
+        clean = await roll(settings, names, stop, tell, rate, lambda text: typer.echo(text, err=True))
+
+    asyncio.run(until_stopped(work))
+    if not clean:
         raise typer.Exit(1)
 
 

@@ -53,6 +53,7 @@ class Fold:
         self.at, self._joined = at, joined
         self._versions: dict[Key, list[Document]] = {}
         self._batches: dict[tuple[int, _Places], int] = {}
+        self._emitted = 0, 0
 
     def _is_past(self, places: _Places) -> bool:
         position, joined = places
@@ -73,11 +74,14 @@ class Fold:
         for versions in self._versions.values():
             past = sum(self._is_past(_places(version)) for version in versions)
             versions[: max(0, past - 1)] = []
+        self._emitted = self.emitted()
+        self._batches = {batch: count for batch, count in self._batches.items() if not self._is_past(batch[1])}
 
     def emitted(self) -> tuple[int, int]:
         """The newest batch before the position (0: none), and how many documents the topic holds up to it."""
         past = {batch: count for batch, count in self._batches.items() if self._is_past(batch[1])}
-        return max((number for number, _ in past), default=0), sum(past.values())
+        newest, count = self._emitted
+        return max([newest, *(number for number, _ in past)]), count + sum(past.values())
 
     def keys(self) -> Iterable[Key]:
         """Every key the topic holds, tombstones included."""

@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import psycopg
+
 from instep.change import Position
 from instep.flowfile import Flow
 from instep.protocols import Fields, Key
@@ -127,9 +129,12 @@ class Rounds:
                 place.fill(flows)
                 conn = place.conn
             for flow in flows:
-                self._open[flow.name].rows = self._evaluator.rows(conn, flow)
+                self._open[flow.name].rows = self._rows(conn, flow)
                 self.rows.setdefault(flow.name, self._open[flow.name].rows)
             return {name: each.lsn for name, each in stores.items()}
+
+    def _rows(self, conn: psycopg.Connection[Any], flow: Flow) -> dict[Key, Fields]:
+        return self._evaluator.rows(conn, flow)
 
     def _read(self, places: Mapping[str, Position], marks: Mapping[str, Any]) -> bool:
         at, joined = places[self._source], {name: each for name, each in places.items() if name != self._source}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import psycopg
@@ -82,13 +82,17 @@ class Evaluator:
             FlowError: as `evaluate`; or the SELECT has changed since the worker took it.
             RegistryError: the worker has not started the flow yet.
         """
+        return self.typed(flow, evaluate(conn, flow))
+
+    def typed(self, flow: Flow, rows: Mapping[Key, str]) -> dict[Key, Fields]:
+        """Rows as JSON texts, typed as the flow's documents are; raises as `rows`."""
         subject = value_subject(flow_topic(flow.name))
         schema = self._registry.latest(subject)
         if schema is None:
             raise RegistryError(f"Flow {flow.name} has no schema yet.", "Start its worker first (`instep up`).")
         codec = DocumentCodec(schema[2])
         try:
-            return {key: codec.decode(codec.encode(text)) for key, text in evaluate(conn, flow).items()}
+            return {key: codec.decode(codec.encode(text)) for key, text in rows.items()}
         except (KeyError, Unencodable) as exc:
             raise FlowError(
                 "CHANGED", f"The rows of flow {flow.name} do not fit its topic's schema: {exc}.",

@@ -68,7 +68,9 @@ def test_held_until_the_time_and_proven_meanwhile(shop: Shop) -> None:
         shop.execute("UPDATE products SET name = 'newer' WHERE id = 1")
         shop.settle(capture, worker)
         report = prove(shop)
-        assert differing(report) == {("sku2",), ("sku7",)}, "what waits hides no document that is wrong without a change"
+        assert differing(report) == {("sku2",), ("sku7",)}, (
+            "what waits hides no document that is wrong without a change"
+        )
         assert report.waiting == 1
         shop.flow("nightly", "sku", SELECT, 'min_interval = "5s"')
         (found,) = previews_of(shop.settings, shop.name, by_source(shop.settings, None)[shop.name], 1)
