@@ -19,6 +19,7 @@ from instep_streams.flows.check import check
 from instep_streams.flows.compile import Plan, compile_flow
 from instep_streams.flows.evaluate import Evaluation
 from instep_streams.flows.guard import guard
+from instep_streams.flows.outgrown import create_index
 from instep_streams.flows.parts import Parts, keep
 from instep_streams.flows.refusals import refuse
 from instep_streams.flows.releases import CLOCK, Clock, Release, release_of
@@ -125,11 +126,10 @@ def _index(conn: Connection[Any], tables: Tables, plan: Plan) -> None:
         if tuple(quote(each) for each in table.key[: len(expressions)]) == expressions:
             continue
         digest = hashlib.sha256("\0".join((name, *expressions)).encode()).hexdigest()[:16]
-        listed = ", ".join(f"({each})" for each in expressions)
         try:
-            with conn.transaction():
-                conn.execute(f"CREATE INDEX IF NOT EXISTS instep_{digest} ON {table.sql} ({listed})".encode())
+            create_index(conn, f"instep_{digest}", table.sql, expressions)
         except psycopg.errors.InvalidObjectDefinition:
+            listed = ", ".join(f"({each})" for each in expressions)
             raise refuse("KEY_EXPR", f"Flow {plan.flow.name}: {listed}") from None
 
 

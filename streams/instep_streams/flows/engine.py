@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from psycopg import Connection
+from psycopg.errors import ProgramLimitExceeded
 
 from instep.failpoints import hit
 from instep.flowfile import Flow
@@ -28,6 +29,7 @@ from instep_streams.flows.evaluate import EVALUATION_ERRORS, Emitted, Evaluation
 from instep_streams.flows.faults import Faults
 from instep_streams.flows.images import Anchor, divide
 from instep_streams.flows.layout import Share
+from instep_streams.flows.outgrown import give_way
 from instep_streams.flows.pace import SLICE, Pace
 from instep_streams.flows.parts import Parts, switch_off, use, wanted_by
 from instep_streams.flows.progress import NOT_ADOPTED, Progress
@@ -76,10 +78,7 @@ class Engine:
         self._releases: dict[str, Release] = {}
         self._tombstones: dict[str, int] = {}
         self._live = False
-        progress.begin(conn, source)
-        for name, schema in joined.items():
-            progress.begin(conn, name, f"{source} {schema}")
-        self.progress = progress.load(conn, source, joined)
+        self.progress = progress.opened(conn, source, joined)
 
     def ensure_tables(self, tables: Iterable[Table], source: str = "") -> set[str]:
         """Create or follow a source's tables (empty: our own); gives ids of those changed: deploy their flows again."""
@@ -217,6 +216,9 @@ class Engine:
                 else:
                     log.error("flow %s cannot be evaluated: %s", fault.flow, fault.error)
                     put_off.add(fault.flow)
+            except ProgramLimitExceeded as exc:
+                if not give_way(self._conn, self.tables, entries, exc):
+                    raise
 
     def _step(self, entries: Sequence[Entry], put_off: set[str], aim: Progress) -> Batch:
         documents: list[Emitted] = []

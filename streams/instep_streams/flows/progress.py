@@ -122,6 +122,14 @@ def adopted(conn: Connection[Any], source: str, generation: int) -> None:
     conn.execute("UPDATE instep.progress SET generation = %s WHERE source = %s", (generation, source))
 
 
+def opened(conn: Connection[Any], source: str, joined: Mapping[str, str]) -> Progress:
+    """A source's progress with that of the sources joined to it, each with what flows call its schema; as `begin`."""
+    begin(conn, source)
+    for name, schema in joined.items():
+        begin(conn, name, f"{source} {schema}")
+    return load(conn, source, joined)
+
+
 def begin(conn: Connection[Any], source: str, joined: str = "") -> None:
     """Make the row of a source that has none.
 

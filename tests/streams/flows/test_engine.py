@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -285,3 +286,35 @@ def test_what_the_topic_holds_is_asked_for_until_it_was_taken(dsn: str) -> None:
         assert progress.generation(made._conn, "shop") == 0
         made.start_above(made.progress.batch + 1)
         assert progress.generation(made._conn, "shop") == progress.NOT_ADOPTED
+
+
+def noise(length: int) -> str:
+    """A text that hardly compresses."""
+    return "".join(hashlib.sha256(str(n).encode()).hexdigest() for n in range(length // 64))
+
+
+@pytest.mark.parametrize(
+    "length", [6_400, 64_000]
+)  # an entry of the first is refused by the index, of the second before
+@pytest.mark.parametrize("on", ["j.name = i.name", "j.name = i.name AND j.body = i.body"])
+def test_a_value_too_long_for_an_index_entry_is_joined_by(length: int, on: str, dsn: str) -> None:
+    pairs = flow(f"SELECT i.id, count(j.id) AS alike FROM items i LEFT JOIN items j ON {on} GROUP BY i.id")
+    name = noise(length)
+    with engine(dsn) as made:
+        made.process([(entry(1), [row(1)])])
+        made.deploy({"f": pairs})
+        drain(made)
+        made.process([(entry(2), [row(2, name=name, body="b"), row(3, name=name, body="b")])])
+        drain(made)
+        found = made.process([(entry(3), [row(4, name=name, body="b")])]).documents + made.slice().documents
+        assert {each.key: each.document for each in found}[("2",)] == '{"id":2,"alike":3}'
+    with engine(dsn) as made:  # and indexed when it is there already
+        made.deploy({"f": pairs, "again": pairs.model_copy(update={"name": "again"})})
+        assert ("4",) in drain(made)
+
+
+def test_a_value_too_long_is_there_before_the_index(dsn: str) -> None:
+    with engine(dsn) as made:
+        made.process([(entry(1), [row(1, name=noise(64_000)), row(2, name=noise(64_000))])])
+        made.deploy({"f": flow("SELECT i.id, count(j.id) AS n FROM items i JOIN items j USING (name) GROUP BY i.id")})
+        assert sorted(drain(made)) == [("1",), ("2",)]
