@@ -65,8 +65,7 @@ class Engine:
         self, conn: Connection[Any], source: str, share: Share = _ALL, joined: Mapping[str, str] = _ALONE,
         clock: Clock = CLOCK,
     ) -> None:  # fmt: skip
-        self._conn, self._clock = conn, clock
-        self._source, self._share = source, share
+        self._conn, self._clock, self._source, self._share = conn, clock, source, share
         with conn.transaction():
             set_up(conn)
         self.tables = Tables(conn, source, joined)
