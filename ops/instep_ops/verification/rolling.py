@@ -103,7 +103,7 @@ class Rolling(Rounds):
         self._sampled: dict[str, Sampled] = {}
         self._tries: dict[str, Tally[Key]] = {name: Tally() for name in flows}
         self._differ: dict[str, set[Key]] = {name: set() for name in flows}
-        self._compared: dict[str, int] = {}
+        self._asked: dict[str, set[Key]] = {}
         self.busy_s = 0.0
 
     async def step(self) -> list[Round]:
@@ -130,35 +130,39 @@ class Rolling(Rounds):
         count = max(1, self._count // len(self._flows))
         fold = self._topics.folds[flow.name] if self._topics is not None else None
         keys = list(fold.keys()) if fold is not None else []
-        again = [*(each.left or ()), *sorted(self._differ[flow.name])[:_AGAIN]]
-        wanted = {*again, *random.sample(keys, min(len(keys), (count + 1) // 2))}
+        wanted = self._again(flow.name, count)
+        count -= len(wanted)  # what is looked at again takes the place of new keys: the store is not to be asked more
+        wanted |= set(random.sample(keys, min(len(keys), (count + 1) // 2)))
         begun = time.monotonic()
         settle(conn)
         anchors = one.draw(conn, (count + 1) // 2)
         rows = one.rows(conn, anchors | {one.anchor(key) for key in wanted})
         self.busy_s += time.monotonic() - begun
         each.left = wanted | rows.keys()
-        self._compared[flow.name] = len(each.left)
+        self._asked[flow.name] = each.left
         return self._evaluator.typed(flow, rows)
+
+    def _again(self, name: str, count: int) -> set[Key]:
+        """Keys that are not decided yet, those nearest to it first, and some that differ; no more than `count`."""
+        tries = self._tries[name]
+        undecided = sorted(self._open[name].left or (), key=lambda key: -tries[key])
+        return set([*sorted(self._differ[name])[: min(_AGAIN, count // 4)], *undecided][:count])
 
     def _result(self, name: str) -> Round:
         each, proof, tries, known = self._open[name], self.proofs[name], self._tries[name], self._differ[name]
         left, differing = each.left or set(), {found.key for found in proof.differences}
+        asked = self._asked[name]
         new = differing - known
         # whoever was looked at and is neither different nor open is equal now
-        known.intersection_update(differing | left | self._not_asked(known))
+        known.intersection_update(differing | left | (known - asked))
         known |= differing
         self._tries[name] = Tally({key: tries[key] + 1 for key in left if tries[key] + 1 < ROUNDS})
         each.left = set(self._tries[name])
-        KEYS.labels(name).inc(self._compared[name])
+        KEYS.labels(name).inc(len(asked))
         FOUND.labels(name).inc(len(new))
         DIFFERING.labels(name).set(len(known))
         told = [found for found in proof.differences if found.key in new]
-        return Round(name, proof.position, self._compared[name], len(left), proof.waiting, len(known), told)
-
-    @staticmethod
-    def _not_asked(known: set[Key]) -> set[Key]:
-        return set(sorted(known)[_AGAIN:])
+        return Round(name, proof.position, len(asked), len(left), proof.waiting, len(known), told)
 
 
 async def roll(

@@ -50,6 +50,8 @@ class Sampled:
             SourceError, ConnectionError: the store refuses, is too slow, or is gone.
         """
         found: set[Key] = set()
+        if count < 1:
+            return found
         for table, image in self.tables:
             texts = ", ".join(f"({each})::text" for each in image)
             try:
