@@ -35,14 +35,14 @@ class Bed:
 
 
 @contextmanager
-def open_bed(folder: Path, progress: Progress) -> Iterator[Bed]:
-    """Start the parts; stop them at the end."""
+def open_bed(folder: Path, progress: Progress, broker: dict[str, str] | None = None) -> Iterator[Bed]:
+    """Start the parts, the broker with these further settings; stop them at the end."""
     with ExitStack() as stack:
         postgres = Postgres(folder / "postgres", "store", settings=_POSTGRES)
         postgres.ensure(progress)
         stack.callback(postgres.stop)
         postgres.start()
-        kafka = Kafka(folder / "kafka")
+        kafka = Kafka(folder / "kafka", settings=broker)
         kafka.ensure(progress)
         stack.callback(kafka.stop)
         kafka.start()

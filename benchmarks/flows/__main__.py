@@ -6,11 +6,12 @@ import argparse
 import json
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.capture import meters
-from benchmarks.flows import engine, path
+from benchmarks.flows import engine, path, peer
 from benchmarks.flows.engine import Sizes
 from instep_ops.embedded import state_server
 
@@ -42,6 +43,10 @@ def main() -> None:
                     _tell(results, "sweep", trial, figures)
             finally:
                 server.stop()
+        if "stock" in given.trials:
+            smaller = replace(sizes, products=min(sizes.products, _PEER), changes=min(sizes.changes, 2 * _PEER))
+            for trial, figures in peer.measure(Path(folder), smaller):
+                _tell(results, "stock Faust", trial, figures)
         if "path" in given.trials:
             for trial, figures in path.measure(Path(folder), sizes):
                 _tell(results, "path", trial, figures)
@@ -51,6 +56,8 @@ def main() -> None:
         given.json.write_text(json.dumps(about | {"results": results}, indent=1), encoding="utf-8")
 
 
+_TRIALS = ("engine", "path", "stock")
+_PEER = 5_000
 _SWEEP = (10_000, 100_000)
 """A million products take half an hour and 20 GB of disk: name them to have them."""
 _NAMES = ("products", "changes", "singles", "seconds")
@@ -69,7 +76,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--products", type=int, default=100_000, help="products of the shop (100000)")
     parser.add_argument("--changes", type=int, default=50_000, help="changes of the mix (50000)")
     parser.add_argument("--seconds", type=int, default=30, help="of steady load (30)")
-    parser.add_argument("--trials", nargs="*", choices=("engine", "path"), default=("engine", "path"))
+    parser.add_argument("--trials", nargs="*", choices=_TRIALS, default=("engine", "path"))
     parser.add_argument(
         "--sweep",
         nargs="*",

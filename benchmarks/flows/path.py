@@ -90,6 +90,16 @@ class PathBench:
 
     def seed(self) -> Figures:
         """Snapshot rows from the topics into the replica, then every document into the flow topic."""
+        rows = self._fill()
+        self.start("capture")
+        self._captured()
+        started = time.perf_counter()
+        self.start("worker")
+        self._worked("worker")
+        return {"rows": rows, "documents": self._documents(), "total_s": time.perf_counter() - started}
+
+    def _fill(self) -> int:
+        """The shop's rows into the store; gives their number."""
         rows = 0
         for name, all_rows in self._world.rows():
             table = TABLES[name]
@@ -99,12 +109,7 @@ class PathBench:
                 for row in all_rows:
                     copy.write_row([row[c.name] for c in table.columns])
                     rows += 1
-        self.start("capture")
-        self._captured()
-        started = time.perf_counter()
-        self.start("worker")
-        self._worked("worker")
-        return {"rows": rows, "documents": self._documents(), "total_s": time.perf_counter() - started}
+        return rows
 
     def drain(self, count: int, *, rename: bool) -> Figures:
         """The worker is stopped, changes are captured, the worker starts and works them off.
