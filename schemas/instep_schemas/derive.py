@@ -12,7 +12,7 @@ from instep.relation import Column, Relation, ReplicaIdentity
 from instep_schemas import standins
 from instep_schemas.connectrecords import source_record, transaction_record, with_default
 from instep_schemas.mapping import Avro, Mapped, domain_base, labels_of, map_column
-from instep_schemas.sourcetypes import source_parameters
+from instep_schemas.sourcetypes import length_of, source_parameters
 from instep_schemas.wire import (
     CIPHER,
     PLAIN,
@@ -22,7 +22,6 @@ from instep_schemas.wire import (
     Unsupported,
     WireOptions,
     adjusted_name,
-    adjusted_namespace,
     column_matches,
 )
 
@@ -94,7 +93,7 @@ def derive(relation: Relation, options: WireOptions) -> TableSchemas:
     """
     fields = tuple(_fields(relation, options))
     _refuse_collisions(relation, fields)
-    namespace = adjusted_namespace(options.source, relation.schema, relation.name, unicode=options.unicode_names)
+    namespace = options.namespace(relation.schema, relation.name)
     key_fields = _key_fields(relation, options, fields)
     key = _key_record(namespace, key_fields, options) if key_fields else None
     key_text = None if key is None else schema_text(key)
@@ -132,6 +131,7 @@ def chosen_key(relation: Relation, options: WireOptions) -> tuple[str, ...]:
 
 def _fields(relation: Relation, options: WireOptions) -> Iterable[Field]:
     full, native = relation.replica_identity is ReplicaIdentity.FULL, options.profile == "native"
+    keys = relation.key if native or relation.primary_key else ()  # Debezium's may be an index of nullable columns
     for index, column in enumerate(relation.columns):
         qualified = f"{relation.table}.{column.name}"
         if any(column_matches(pattern, qualified) for pattern in options.exclude):
@@ -146,7 +146,7 @@ def _fields(relation: Relation, options: WireOptions) -> Iterable[Field]:
             column=column,
             index=index,
             mapped=mapped,
-            optional=not column.not_null and column.name not in relation.key,
+            optional=not column.not_null and column.name not in keys,
             default=None if column.generated and native else standins.default_bytes(column, mapped),
             identity=full or column.identity,
         )
@@ -175,9 +175,13 @@ def _changed(field: Field, qualified: str, options: WireOptions) -> Field:
         changed = replace(mapped, avro=_marked(mapped.avro, "masked", "true"))
         return replace(field, mapped=changed, hashed=hashed if text else None)
     truncated = _filter(options.truncate, qualified)
+    if truncated is not None and options.profile == "debezium" and length_of(field.column) <= truncated:
+        return field  # nothing of it can be cut
     if truncated is not None and (text or options.profile == "debezium"):
         changed = replace(mapped, avro=_marked(mapped.avro, "truncateLength", str(truncated)))
-        return replace(field, mapped=changed, truncated=truncated if text else None)
+        return replace(
+            field, mapped=changed, truncated=truncated if standins.kind_of(mapped.avro)[0] == "string" else None
+        )
     return field
 
 

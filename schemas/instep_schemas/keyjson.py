@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import struct
 from decimal import Context, Decimal
 from typing import Any, Final
@@ -54,8 +53,7 @@ def _read(avro: Any, data: bytes, at: int) -> tuple[str, int]:
         return "true" if data[at] else "false", at + 1
     if kind in _FLOATS:
         value = _FLOATS[kind].unpack_from(data, at)[0]
-        text = javatext.number(value, single=kind == "float")
-        return text if math.isfinite(value) else f'"{text}"', at + _FLOATS[kind].size
+        return javatext.number(value, single=kind == "float"), at + _FLOATS[kind].size
     if kind == "record":
         shown = []
         for field in avro["fields"]:

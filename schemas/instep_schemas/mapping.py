@@ -215,6 +215,8 @@ _SIMPLE: Final[dict[str, tuple[Avro, str]]] = {
     "bool": ("boolean", "bool"),
     "point": (POINT, "point"),
 }
+_VECTORS: Final = {"int2vector": "int2", "oidvector": "oid"}
+"""Types of the catalog that are arrays but for their text."""
 
 
 def _map_base(name: str, modifier: int, options: WireOptions) -> Mapped | None:
@@ -224,6 +226,8 @@ def _map_base(name: str, modifier: int, options: WireOptions) -> Mapped | None:
         return Mapped(named("string", _NAMED_STRING[name]), "text")
     if name in _SIMPLE:
         return Mapped(*_SIMPLE[name])
+    if name in _VECTORS:
+        return Mapped({"type": "array", "items": _SIMPLE[_VECTORS[name]][0]}, "vector")
     if name in ("numeric", "money"):
         return _map_number(name, modifier, options)
     if name in ("bit", "varbit"):

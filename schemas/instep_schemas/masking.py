@@ -1,4 +1,4 @@
-"""Salted hashes in the place of texts, as Debezium's `column.mask.hash` writes them."""
+"""Salted hashes and first characters in the place of texts, as Debezium's column settings write them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from instep.relation import Column
-from instep_schemas.varint import counted
+from instep_schemas.varint import counted, read_long
 from instep_schemas.wire import Hash
 
 _STREAM: Final = b"\xac\xed\x00\x05"
@@ -23,6 +23,28 @@ def hashing(how: Hash, column: Column) -> Callable[[bytes], bytes]:
         digest = hashlib.new(how.algorithm, how.salt.encode(), usedforsecurity=False)
         digest.update(serialized(text.decode()) if how.serialized else text)
         return counted(digest.hexdigest()[:limit].encode())
+
+    return encode
+
+
+def truncating(codec: Callable[[bytes], bytes], limit: int, *, java: bool) -> Callable[[bytes], bytes]:
+    """A codec: PostgreSQL text to the first characters of the Avro string that another codec makes of it.
+
+    Args:
+        codec: the other one.
+        limit: most characters.
+        java: count and cut as Debezium does: in UTF-16 units, half a character becoming `?`.
+    """
+
+    def encode(text: bytes) -> bytes:
+        encoded = codec(text)
+        content = encoded[read_long(encoded, 0)[1] :]
+        if len(content) <= limit:
+            return encoded
+        if not java:
+            return counted(content.decode()[:limit].encode())
+        units = content.decode().encode("utf-16-le")[: 2 * limit]
+        return counted(units.decode("utf-16-le", "surrogatepass").encode("utf-8", "replace"))
 
     return encode
 

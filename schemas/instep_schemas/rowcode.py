@@ -15,7 +15,7 @@ from instep.change import Absent
 from instep_schemas import standins
 from instep_schemas.ciphers import sealing
 from instep_schemas.derive import Field
-from instep_schemas.masking import hashing
+from instep_schemas.masking import hashing, truncating
 from instep_schemas.values import BOOLEANS, MEMOISED, Codec, Memo, codec_of
 from instep_schemas.varint import LENGTH, SOME_LENGTH, counted
 from instep_schemas.wire import NoRoom, Refused, RefusedLabel, Unencodable, UnknownLabel, WireOptions
@@ -46,8 +46,7 @@ class Cells:
         self.options = options
         self.codec: Codec = codec_of(field.mapped)
         if field.truncated is not None:
-            limit = field.truncated
-            self.codec = lambda text: counted(text.decode()[:limit].encode())
+            self.codec = truncating(self.codec, field.truncated, java=options.profile == "debezium")
         if field.hashed is not None:
             self.codec = hashing(field.hashed, field.column)
         if field.cipher is not None:

@@ -34,6 +34,11 @@ def source_parameters(relation: Relation, column: Column, options: WireOptions) 
     return {f"__debezium.source.column.{each}": text for each, text in told.items()}
 
 
+def length_of(column: Column) -> int:
+    """How long its values may be, as Debezium counts them."""
+    return _size(column.type, column.modifier)[0]
+
+
 def _named(relation: Relation, column: Column, options: WireOptions) -> bool:
     qualified = f"{relation.table}.{column.name}"
     by_type = f"{relation.table}.{column.type.name}"

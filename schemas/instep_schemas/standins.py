@@ -34,6 +34,7 @@ _LITERAL = re.compile(r"B?'((?:[^']|'')*)'(?:::[\w .,\"\[\]()]+)?")
 _QUOTED = re.compile(r"'((?:[^']|'')*)'")
 _TEXTS: Final = frozenset({"text", "varchar", "bpchar"})
 _CALL = re.compile(r"\(?[A-Za-z0-9_.\"]+\(.*\).*|CURRENT_\w+.*|LOCALTIME.*", re.DOTALL)
+_KEYWORD = re.compile(r"[A-Z_]+")
 _PLAIN = re.compile(r"\(?(-?[0-9.]+|true|false)\)?(?:::.*)?")
 _DEFAULTABLE: Final[dict[str, str]] = {
     **dict.fromkeys(("int2", "int4", "int8", "numeric", "float4", "float8"), "0"),
@@ -126,6 +127,8 @@ def default_text(column: Column, base: str) -> bytes | None:
     constant = constant_default(column)
     if constant is not None:
         return constant.encode()
+    if base in _TEXTS and _KEYWORD.fullmatch(expression):  # CURRENT_USER: Debezium takes it for the text itself
+        return expression.encode()
     if _CALL.fullmatch(expression) or base == "bool":
         return zero_text.encode()
     quoted = _QUOTED.search(expression) if base in _TEXTS else None

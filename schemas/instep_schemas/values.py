@@ -7,12 +7,13 @@ reason (never with the value) when the Avro type cannot carry the value, ValueEr
 from __future__ import annotations
 
 import base64
-import json
 import struct
 from collections.abc import Callable
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Final
 
 from instep_schemas import civil, javatext, literals
+from instep_schemas.hstores import hstore_json, hstore_map
 from instep_schemas.mapping import Mapped
 from instep_schemas.varint import LENGTH, counted, long, pack_double, pack_float, unsigned
 from instep_schemas.wire import NoRoom, Refused, RefusedLabel
@@ -143,9 +144,16 @@ def plain_money(text: bytes) -> bytes:
 
 
 def money(mapped: Mapped) -> Codec:
-    """A money as decimal bytes."""
-    scale = mapped.scale
-    return lambda text: counted(twos_complement(unscaled(plain_money(text), scale)))
+    """A money as decimal bytes; where the settings give it fewer digits than the store, rounded as they ask for."""
+    scale, unit = mapped.scale, Decimal(1).scaleb(-mapped.scale)
+
+    def encode(text: bytes) -> bytes:
+        plain = plain_money(text)
+        if len(plain.partition(b".")[2]) > scale:
+            plain = str(Decimal(plain.decode()).quantize(unit, ROUND_HALF_UP)).encode()
+        return counted(twos_complement(unscaled(plain, scale)))
+
+    return encode
 
 
 def bits(text: bytes) -> bytes:
@@ -164,30 +172,6 @@ def unhex(text: bytes) -> bytes:
     if text[:2] != b"\\x":
         raise Refused("not in bytea_output=hex")
     return bytes.fromhex(text[2:].decode("ascii"))
-
-
-def hstore_json(text: bytes) -> bytes:
-    """An hstore as a JSON object, in the order of Java's HashMap."""
-    pairs = literals.parse_hstore(text.decode())
-    pairs = {key: pairs[key] for key in javatext.hash_order(pairs)}
-    return counted(json.dumps(pairs, ensure_ascii=False, separators=(",", ":")).encode())
-
-
-def hstore_map(text: bytes) -> bytes:
-    """An hstore as an Avro map of nullable strings."""
-    pairs = literals.parse_hstore(text.decode())
-    order = javatext.hash_order(javatext.hash_order(pairs), len(pairs))
-    return avro_map({key: pairs[key] for key in order})
-
-
-def avro_map(pairs: dict[str, str | None]) -> bytes:
-    """An Avro map of nullable strings."""
-    if not pairs:
-        return b"\x00"
-    parts = [long(len(pairs))]
-    for key, value in pairs.items():
-        parts += counted(key.encode()), b"\x00" if value is None else b"\x02" + counted(value.encode())
-    return b"".join(parts) + b"\x00"
 
 
 def point(text: bytes) -> bytes:
@@ -297,9 +281,9 @@ def zoned_time(text: bytes) -> bytes:
     return counted(civil.format_time(micros).encode() + b"Z")
 
 
-def timestamp_iso(text: bytes) -> bytes:
-    """time.precision.mode=isostring."""
-    return counted(text.replace(b" ", b"T", 1) + b"Z")
+def clock_iso(text: bytes) -> bytes:
+    """Dates, times and timestamps with time.precision.mode=isostring; the infinities by their names."""
+    return counted(text if text.endswith(b"y") else text.replace(b" ", b"T", 1) + b"Z")
 
 
 class _Labels(dict[bytes, bytes]):
@@ -312,6 +296,12 @@ class _Labels(dict[bytes, bytes]):
 def label(mapped: Mapped) -> Codec:
     """An enum's label; one that the type did not have yet is refused."""
     return _Labels({text.encode(): counted(text.encode()) for text in mapped.labels}).__getitem__
+
+
+def vector(text: bytes) -> bytes:
+    """An int2vector or oidvector, `1 2`, as an array of numbers."""
+    items = text.split()
+    return long(len(items)) + b"".join(map(integer, items)) + b"\x00" if items else b"\x00"
 
 
 def array(mapped: Mapped) -> Codec:
@@ -357,6 +347,7 @@ _PLAIN: Final[dict[str, Codec]] = {
     "float": real,
     "double": double,
     "variable": variable,
+    "vector": vector,
     "numeric_text": numeric_text,
     "money_text": lambda text: counted(plain_money(text)),
     "money_double": lambda text: pack_double(float(plain_money(text))),
@@ -379,9 +370,9 @@ _PLAIN: Final[dict[str, Codec]] = {
     "time_ns": time_ns,
     "timestamp_ns": timestamp_ns,
     "zoned_time": zoned_time,
-    "date_iso": lambda text: counted(text + b"Z"),
-    "time_iso": lambda text: counted(text + b"Z"),
-    "timestamp_iso": timestamp_iso,
+    "date_iso": clock_iso,
+    "time_iso": clock_iso,
+    "timestamp_iso": clock_iso,
 }
 _PARAMETRIC: Final[dict[str, Callable[[Mapped], Codec]]] = {
     "decimal": decimal,

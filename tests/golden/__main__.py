@@ -23,7 +23,8 @@ from instep_ops.embedded import Kafka, Postgres
 def servers() -> Iterator[tuple[Store, KafkaSettings, str]]:
     """A store, brokers and a registry, gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="golden-") as folder:
-        store = Postgres(Path(folder) / "postgres", "golden", durable=False)
+        settings = {"max_prepared_transactions": "10"}
+        store = Postgres(Path(folder) / "postgres", "golden", durable=False, settings=settings)
         kafka = Kafka(Path(folder) / "kafka")
         try:
             for server in (store, kafka):

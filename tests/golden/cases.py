@@ -22,10 +22,17 @@ CREATE CAST (text AS {0}) WITHOUT FUNCTION AS ASSIGNMENT"""
 PREPARE = """
 SET allow_system_table_mods = on;
 UPDATE pg_type SET typinput = 'textin'::regproc, typoutput = 'textout'::regproc WHERE typname = 'xml';
+UPDATE pg_cast SET castfunc = 0, castmethod = 'b'
+WHERE casttarget = 'xml'::regtype AND castsource IN ('text'::regtype, 'varchar'::regtype);
 RESET allow_system_table_mods"""
 """Without libxml the type `xml` exists but takes nothing: as text it does."""
 
 _EXTENSION = re.compile(r"CREATE EXTENSION (?:IF NOT EXISTS )?\"?(citext|hstore|ltree)\"?[^;]*", re.IGNORECASE)
+_WRAPPER = re.compile(r"CREATE EXTENSION (?:IF NOT EXISTS )?\"?(postgres_fdw|file_fdw)\"?[^;]*", re.IGNORECASE)
+_FUNCTIONS = re.compile(
+    r"CREATE EXTENSION (?:IF NOT EXISTS )?\"?(?:pgcrypto|uuid-ossp|pg_trgm|btree_gin|btree_gist|unaccent)\"?[^;]*",
+    re.IGNORECASE,
+)
 _HSTORE = re.compile(r"'((?:[^']|'')*=>(?:[^']|'')*)'")
 _PAIR = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[^\s=,"]+)\s*=>\s*("(?:[^"\\]|\\.)*"|[^\s,"]+)\s*(?:,|$)')
 
@@ -50,6 +57,8 @@ def _adapted(step: Any, hstore: bool) -> Any:
     if not isinstance(step, str):
         return step
     step = _EXTENSION.sub(lambda found: _TEXT_TYPE.format(found[1].lower()), step)
+    step = _WRAPPER.sub(lambda found: f"CREATE FOREIGN DATA WRAPPER {found[1]}", step)
+    step = _FUNCTIONS.sub("SELECT", step)
     return _HSTORE.sub(lambda found: f"'{_hstore(found[1])}'", step) if hstore else step
 
 

@@ -21,6 +21,7 @@ from instep_schemas.records import decode, unframe
 from instep_streams.capture import process
 from instep_streams.capture.batch import captured_lsn
 from instep_streams.capture.connector import Connector, connector
+from instep_streams.capture.control import progress
 from instep_streams.capture.kafka import last_entry
 
 _DEADLINE_S = 60.0
@@ -240,22 +241,31 @@ class Replay:
 
     def _rest(self, conn: psycopg.Connection[Any], seconds: float) -> None:
         """The recording slept: until nothing is written any more, so long at most."""
+        self._sync(conn)
         deadline = time.monotonic() + seconds
         seen, since = -1, time.monotonic()
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline or self._copying():
             entry = last_entry(self._kafka, self._source)
             if entry is not None and entry.batch != seen:
                 seen, since = entry.batch, time.monotonic()
-            if time.monotonic() - since > _STILL_S:
+            if time.monotonic() - since > _STILL_S and not self._copying():
+                return
+            if time.monotonic() > deadline + _DEADLINE_S or self._capture is None or not self._capture.alive:
                 return
             time.sleep(0.05)
+
+    def _copying(self) -> bool:
+        """Whether a copy that was asked for is under way; a machine under load takes longer than the recorded one."""
+        entry = last_entry(self._kafka, self._source)
+        return entry is not None and any(each.state != "paused" for each in progress(entry.snapshot_state))
 
     # ---- registry and Kafka
 
     def _topics(self) -> list[str]:
         """The topics of this case that there are."""
-        stem, heartbeat = f"{_stem(journal_topic(self._source))}.", self._parsed.compatible.heartbeat_topic
-        return [name for name in topics(self._kafka) if name.startswith(stem) or name == heartbeat]
+        stem, heartbeat = _stem(journal_topic(self._source)), self._parsed.compatible.heartbeat_topic
+        stems = f"{stem}.", f"{stem}{self._parsed.compatible.wire.delimiter}"
+        return [name for name in topics(self._kafka) if name.startswith(stems) or name == heartbeat]
 
     def _forget_earlier(self) -> None:
         """Remove what an earlier replay under the same topic prefix wrote."""

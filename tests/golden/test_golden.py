@@ -17,6 +17,16 @@ from instep_schemas.wire import EXCEPTIONS
 MORE = FOLDER / "more"
 DOCUMENTED = {
     "alters": {"name-in-stream"},
+    "autoset_identity": {"unknown-key"},
+    "decimals_text": {"negative-scale"},
+    "incr_surrogate": {"keyless-copy"},
+    "infinity_iso": {"iso-infinity"},
+    "internal_types": {"name-in-stream", "vector"},
+    "key_chosen_null": {"unknown-key"},
+    "key_left_out": {"left-out-key"},
+    "masks_more": {"mask-not-text"},
+    "midnight_iso": {"iso-midnight"},
+    "unknown_hex": {"names-with-schema"},
     "alter_types": {"enum-labels"},
     "bit_arrays": {"bit-array"},
     "bytes_base64": {"connector-death"},

@@ -39,7 +39,10 @@ def masked(value: Any, *, top: bool = False) -> Any:
     if isinstance(value, dict):
         return {key: _masked_entry(key, each, value, top) for key, each in value.items()}
     if isinstance(value, list):
-        return [masked(each) for each in value]
+        shown = [masked(each) for each in value]
+        if any(isinstance(each, dict) and "@*" in str(each.get("data_collection")) for each in shown):
+            shown.sort(key=lambda each: each["data_collection"])  # their order follows the hash, too
+        return shown
     if isinstance(value, str):
         if "indowTimestamp" in value:
             value = _WINDOW_TIME.sub("*", value)

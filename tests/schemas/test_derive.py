@@ -14,7 +14,7 @@ from tests.schemas.samples import LOSSY, SAMPLES, UNMAPPED, array, base, column_
 
 from instep.relation import Column, Relation, ReplicaIdentity
 from instep_schemas.derive import derive, schema_text
-from instep_schemas.wire import Unsupported, WireOptions, adjusted_name, adjusted_namespace
+from instep_schemas.wire import Unsupported, WireOptions, adjusted_name
 
 DEBEZIUM = WireOptions("shop", "inventory", "debezium")
 NATIVE = WireOptions("shop", "inventory", "native")
@@ -143,8 +143,8 @@ def test_names(name: str, adjusted: str) -> None:
 
 
 def test_namespaces_keep_dots_and_inner_digits() -> None:
-    assert adjusted_namespace("my-shop.eu1", "My Schema", "2start") == "my_shop.eu1.My_Schema.2start"
-    assert adjusted_namespace("1shop", "public", "t") == "_1shop.public.t"
+    assert WireOptions("my-shop.eu1", "").namespace("My Schema", "2start") == "my_shop.eu1.My_Schema.2start"
+    assert WireOptions("1shop", "").namespace("public", "t") == "_1shop.public.t"
 
 
 @pytest.mark.parametrize("other", ["ID", "Id"])

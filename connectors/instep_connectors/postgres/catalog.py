@@ -45,6 +45,9 @@ SELECT c.oid::bigint, n.nspname, c.relname, c.relreplident::text,
         WHERE i.indrelid = c.oid AND i.indisreplident),
        (SELECT array_agg(a.attname::text ORDER BY k.place)
         FROM unnest(u.columns) WITH ORDINALITY k(num, place)
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.num),
+       (SELECT array_agg(a.attname::text ORDER BY k.place)
+        FROM unnest(f.columns) WITH ORDINALITY k(num, place)
         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.num)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN LATERAL (
@@ -54,6 +57,10 @@ LEFT JOIN LATERAL (
       AND NOT EXISTS (SELECT FROM unnest(i.indkey[0:i.indnkeyatts-1]) k JOIN pg_attribute a
                       ON a.attrelid = c.oid AND a.attnum = k WHERE NOT a.attnotnull)
     ORDER BY i.indisreplident DESC, i.indexrelid LIMIT 1) u ON true
+LEFT JOIN LATERAL (
+    SELECT i.indkey[0:i.indnatts-1] AS columns FROM pg_index i JOIN pg_class n ON n.oid = i.indexrelid
+    WHERE i.indrelid = c.oid AND i.indisunique AND NOT i.indisprimary AND i.indexprs IS NULL
+    ORDER BY i.indisclustered DESC, n.relname LIMIT 1) f ON true
 WHERE c.oid = ANY(%s::oid[])"""
 
 _COLUMNS: Final = """
@@ -71,8 +78,8 @@ class Catalog:
     Args:
         conn: to the store.
         primary_first: the Kafka key is the primary key wherever there is one, also where the replica identity is
-            another index, and else a unique index, also where the replica identity is not (as Debezium has it):
-            deletes of such a table do not tell their key.
+            another index, and else the first unique index by name, whatever it is (as Debezium has it): also a
+            partial one, with columns that may be null and those that it only includes. Deletes may not tell their key.
     """
 
     def __init__(self, conn: Connection, *, primary_first: bool = False) -> None:
@@ -145,14 +152,14 @@ def _refuses_null(oid: int, rows: Mapping[int, tuple[Any, ...]]) -> bool:
 
 
 def _relation(row: tuple[Any, ...], columns: list[Column], primary_first: bool) -> Relation:
-    oid, schema, name, identity_code, primary, identity_index, unique = row
+    oid, schema, name, identity_code, primary, identity_index, unique, first_unique = row
     identity = ReplicaIdentity(identity_code)
     if identity is ReplicaIdentity.FULL:
         flagged = {column.name for column in columns}
     else:
         flagged = set((primary if identity is ReplicaIdentity.DEFAULT else identity_index) or ())
-    if primary_first and primary:
-        key, is_primary = tuple(primary), True
+    if primary_first:
+        key, is_primary = tuple(primary or first_unique or ()), bool(primary)
     else:
         key, is_primary = _key(identity, primary, identity_index, unique)
     names = {column.name for column in columns}

@@ -117,6 +117,8 @@ def part_query(
     descending: bool = False,
 ) -> sql.Composed:
     """The SELECT of `read_part`."""
+    if table.select is not None:
+        return _selecting(table.select, relation)
     columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in relation.columns)
     conditions: list[sql.Composable] = [sql.SQL(f"({text})") for text in (table.row_filter, condition) if text]
     conditions += _bounds(sql.SQL(", ").join(map(sql.Identifier, order)), part)
@@ -130,6 +132,15 @@ def part_query(
         sql.SQL(" ORDER BY ") + by if order else sql.SQL(""),
         sql.SQL("") if limit is None else sql.SQL(" LIMIT {}").format(sql.Literal(limit)),
     )
+
+
+def _selecting(select: str, relation: Relation) -> sql.Composed:
+    """The rows that a person's SELECT gives, in its order, as the table's: by the columns' names, as their types."""
+    columns = [
+        sql.SQL("q.{}::{}").format(sql.Identifier(column.name), sql.Identifier(column.type.schema, column.type.name))
+        for column in relation.columns
+    ]
+    return sql.SQL("SELECT {} FROM ({}\n) q").format(sql.SQL(", ").join(columns), sql.SQL(select))
 
 
 def read_row(conn: Connection, relation: Relation, key: KeyTexts) -> TextRow | None:

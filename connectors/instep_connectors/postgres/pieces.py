@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from queue import Empty, Full, Queue
@@ -118,7 +119,8 @@ class Readers:
                         work = self._works.popleft()
                     except IndexError:
                         return
-                    self._read(snapshot, work)
+                    with snapshot.own_path() if work.table.select else nullcontext():
+                        self._read(snapshot, work)
             finally:
                 snapshot.close()
         except BaseException as exc:  # handed to the thread that iterates: it decides

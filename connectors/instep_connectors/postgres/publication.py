@@ -48,6 +48,7 @@ class Published:
         name: table.
         columns: published columns; None: all that are not generated.
         row_filter: SQL text of the publication's WHERE, None for all rows.
+        select: SELECT whose rows a first copy takes for the table's, None for the table itself.
     """
 
     oid: int
@@ -55,6 +56,7 @@ class Published:
     name: str
     columns: tuple[str, ...] | None = None
     row_filter: str | None = None
+    select: str | None = None
 
     @property
     def table(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import psycopg
@@ -154,6 +155,13 @@ class Snapshot:
             yield from _lines(self._conn.pgconn, sql.SQL("COPY ({}) TO STDOUT").format(query).as_bytes(self._conn))
         except psycopg.Error as exc:
             raise passing(exc) from exc
+
+    @contextmanager
+    def own_path(self) -> Iterator[None]:
+        """Names without a schema are looked up as the user's role has it: of the user's own SQL."""
+        self._conn.execute("SET LOCAL search_path TO DEFAULT")
+        yield
+        self._conn.execute("SET LOCAL search_path = pg_catalog")
 
     def sizes(self, tables: Sequence[Published]) -> dict[int, tuple[int | None, int]]:
         """Per table OID how many rows it has, roughly (None: not known), and its bytes."""

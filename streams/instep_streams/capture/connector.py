@@ -17,9 +17,9 @@ from instep.change import Op
 from instep.errors import ConfigError
 from instep.settings import KafkaSettings, RegistrySettings, Settings, SourceSettings
 from instep.topics import topic_name
-from instep_connectors.postgres.selection import Selection
+from instep_connectors.postgres.selection import IdentityRule, Selection
 from instep_schemas.wire import Hash, WireOptions
-from instep_streams.capture.declared import DONE, LIMITED, STEERED
+from instep_streams.capture.declared import DONE, LIMITED, SCHEMA_STRATEGY, STEERED
 from instep_streams.capture.options import Compatible
 
 _OPERATIONS: Final = {"c": Op.CREATE, "u": Op.UPDATE, "d": Op.DELETE, "t": Op.TRUNCATE}
@@ -31,6 +31,8 @@ _SNAPSHOTS: Final[Mapping[str, Any]] = {
 _MASK: Final = re.compile(r"column\.mask\.with\.(\d+)\.chars")
 _TRUNCATE: Final = re.compile(r"column\.truncate\.to\.(\d+)\.chars")
 _HASH: Final = re.compile(r"column\.mask\.hash\.(v2\.)?([^.]+)\.with\.salt\.(.+)")
+_OVERRIDE: Final = re.compile(r"snapshot\.select\.statement\.overrides\.(.+)")
+_IDENTITY: Final = re.compile(r"([^:]+):\s*(?:(FULL|DEFAULT|NOTHING)|INDEX\s+(\S+))", re.IGNORECASE)
 
 
 class Connector(NamedTuple):
@@ -117,10 +119,11 @@ class _Reader:
 
     def choice(self, name: str) -> Any:
         """One of the declared values."""
-        value, known = self.take(name).lower(), DONE[name].values
-        if value not in known:
-            raise ConfigError(f"{name}={value} is not done here.", f"Known are: {', '.join(known)}.")
-        return value
+        value = self.take(name)
+        known = {each.lower(): each for each in DONE[name].values}
+        if value.lower() not in known:
+            raise ConfigError(f"{name}={value} is not done here.", f"Known are: {', '.join(known.values())}.")
+        return known[value.lower()]
 
     def patterns(self, name: str) -> tuple[str, ...]:
         """Regular expressions between commas."""
@@ -172,9 +175,10 @@ def _compatible(reader: _Reader, prefix: str) -> Compatible:
     heartbeat_ms = reader.number("heartbeat.interval.ms")
     transactions = reader.flag("provide.transaction.metadata")
     skipped = _skipped(reader.take("skipped.operations"))
-    transaction_topic = topic_name(f"{prefix}.{reader.take('topic.transaction')}")
+    wire = replace(_wire(reader, prefix, transactions), skipped=skipped)
+    transaction_topic = topic_name(wire.delimiter.join((prefix, reader.take("topic.transaction"))))
     return Compatible(
-        wire=replace(_wire(reader, prefix, transactions), skipped=skipped),
+        wire=wire,
         selection=Selection(
             reader.patterns("schema.include.list"),
             reader.patterns("schema.exclude.list"),
@@ -185,14 +189,16 @@ def _compatible(reader: _Reader, prefix: str) -> Compatible:
         via_root=reader.flag("publish.via.partition.root"),
         snapshot=_snapshot(reader),
         snapshot_tables=reader.patterns("snapshot.include.collection.list"),
+        overrides=_overrides(reader),
+        identities=_identities(reader.take("replica.identity.autoset.values")),
         skipped=skipped,
         skip_unchanged=reader.flag("skip.messages.without.change"),
         context_headers=reader.flag("extended.headers.enabled"),
         transaction_topic=transaction_topic if transactions else None,
-        message_topic=topic_name(f"{prefix}.message"),
+        message_topic=topic_name(f"{prefix}.message"),  # whatever topic.delimiter says
         messages=reader.patterns("message.prefix.include.list"),
         not_messages=reader.patterns("message.prefix.exclude.list"),
-        heartbeat_topic=topic_name(f"{reader.take('topic.heartbeat.prefix')}.{prefix}"),
+        heartbeat_topic=topic_name(wire.delimiter.join((reader.take("topic.heartbeat.prefix"), prefix))),
         heartbeat_s=heartbeat_ms / 1000,
         heartbeat_query=reader.take("heartbeat.action.query"),
         signals=reader.take("signal.data.collection"),
@@ -230,7 +236,16 @@ def _wire(reader: _Reader, prefix: str, transactions: bool) -> WireOptions:
         propagate=reader.patterns("column.propagate.source.type"),
         propagate_types=reader.patterns("datatype.propagate.source.type"),
         unknown=reader.flag("include.unknown.datatypes"),
+        delimiter=_delimiter(reader),
+        schema_in_topic=reader.choice("topic.naming.strategy") == SCHEMA_STRATEGY,
     )
+
+
+def _delimiter(reader: _Reader) -> str:
+    text = reader.take("topic.delimiter")
+    if not re.fullmatch(r"[\w.-]+", text, re.ASCII):
+        raise ConfigError(f"topic.delimiter={text} is not allowed in the name of a Kafka topic.")
+    return text
 
 
 def _columns(reader: _Reader, name: re.Pattern[str]) -> tuple[tuple[str, int], ...]:
@@ -245,6 +260,32 @@ def _hashes(reader: _Reader) -> tuple[tuple[str, Hash], ...]:
         for match, text in found
         for each in split_patterns(text, match[0])
     )
+
+
+def _overrides(reader: _Reader) -> tuple[tuple[str, str], ...]:
+    """The SELECT of each table that is listed; one for another table says nothing to Debezium either."""
+    name = "snapshot.select.statement.overrides"
+    listed = [table.strip() for table in reader.take(name).split(",") if table.strip()]
+    given = {match[1]: text.strip().rstrip(";") for match, text in reader.matching(_OVERRIDE)}
+    for table in listed:
+        if not given.get(table):
+            raise ConfigError(f"{name} names {table}, but there is no {name}.{table}.", "Add it: a SELECT.")
+    if rest := sorted(given.keys() - set(listed)):
+        reader.warnings.append(f"{name} does not name {', '.join(rest)}: the SELECT is not used")
+    return tuple((table.replace('"', ""), given[table]) for table in listed)
+
+
+def _identities(text: str) -> tuple[IdentityRule, ...]:
+    name, rules = "replica.identity.autoset.values", []
+    for entry in filter(None, map(str.strip, text.split(","))):
+        found = _IDENTITY.fullmatch(entry)
+        if found is None:
+            raise ConfigError(
+                f"{name}: {entry} is not `table:identity`.", "Known are FULL, DEFAULT, NOTHING, INDEX name."
+            )
+        (pattern,) = split_patterns(found[1], name)
+        rules.append(IdentityRule(pattern, found[2].upper() if found[2] else "INDEX", found[3] or ""))
+    return tuple(rules)
 
 
 def _keys(text: str) -> tuple[str, ...]:

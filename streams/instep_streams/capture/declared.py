@@ -12,6 +12,8 @@ from typing import Final, NamedTuple
 
 from instep_schemas.wire import UNAVAILABLE
 
+SCHEMA_STRATEGY: Final = "io.debezium.schema.SchemaTopicNamingStrategy"
+
 
 class Option(NamedTuple):
     """A setting that is done as Debezium means it.
@@ -88,6 +90,12 @@ GROUPS: Final[Mapping[str, tuple[Option, ...]]] = {
             "disabled",
             "no_tables",
         ),
+        Option(
+            "replica.identity.autoset.values",
+            "",
+            "`regular expression:identity,…`: the tables' REPLICA IDENTITY is made `FULL`, `DEFAULT`, `NOTHING` or "
+            "`INDEX name`; the user must own them",
+        ),
         _flag("publish.via.partition.root", False, "a made publication shows partitioned tables as their root"),
     ),
     "What is captured": (
@@ -118,6 +126,12 @@ GROUPS: Final[Mapping[str, tuple[Option, ...]]] = {
         Option("snapshot.mode.configuration.based.snapshot.schema", "", "read over: schemas come with the rows"),
         Option("snapshot.mode.configuration.based.snapshot.on.schema.error", "", "read over: no schema history"),
         Option("snapshot.mode.configuration.based.snapshot.on.data.error", "", "read over"),
+        Option(
+            "snapshot.select.statement.overrides",
+            "",
+            "`schema.table,…`: tables of which the first copy reads what a SELECT gives, by the column's names",
+        ),
+        Option("snapshot.select.statement.overrides.<schema>.<table>", "", "that SELECT, with every column it has"),
         Option("snapshot.include.collection.list", "", "regular expressions of the tables whose rows are copied"),
         Option("signal.data.collection", "", "`schema.table` whose rows ask for incremental snapshots"),
         Option("incremental.snapshot.chunk.size", "1024", "rows of one chunk"),
@@ -159,7 +173,14 @@ GROUPS: Final[Mapping[str, tuple[Option, ...]]] = {
         _flag("tombstones.on.delete", True, "a delete is followed by a null value"),
         _flag("extended.headers.enabled", True, "each record has Debezium's four context headers"),
     ),
-    "Other topics": (
+    "Topics": (
+        Option("topic.delimiter", ".", "between the parts of a topic's name (not that of logical messages)"),
+        _one_of(
+            "topic.naming.strategy",
+            "topics are `prefix.schema.table`; by the other one `prefix.table`",
+            SCHEMA_STRATEGY,
+            "io.debezium.schema.DefaultTopicNamingStrategy",
+        ),
         _flag("provide.transaction.metadata", False, "transactions' begin and end; `transaction` in each change"),
         Option("topic.transaction", "transaction", "last part of that topic's name"),
         Option("heartbeat.interval.ms", "0", "a heartbeat record this often; 0: none (the slot moves on all the same)"),
@@ -192,12 +213,6 @@ ONLY: Final[tuple[Only, ...]] = (
         ("key.converter", "value.converter", "key", "value"), _AVRO, "records are Avro in Confluent's framing, no other"
     ),
     Only(("tasks.max",), ("1", ""), "Debezium itself has one task per slot"),
-    Only(("topic.delimiter",), (".",), "topics are `prefix.schema.table`"),
-    Only(
-        ("topic.naming.strategy",),
-        ("io.debezium.schema.SchemaTopicNamingStrategy",),
-        "topics are `prefix.schema.table`; DefaultTopicNamingStrategy leaves the schema out",
-    ),
     Only(
         ("transaction.metadata.factory",),
         ("io.debezium.pipeline.txmetadata.DefaultTransactionMetadataFactory",),
@@ -214,8 +229,7 @@ ONLY: Final[tuple[Only, ...]] = (
         "Java code that rewrites records; columns, masks and keys have settings of their own",
     ),
     Only(("notification.enabled.channels",), ("",), "`instep capture status` and the metrics tell it"),
-    Only(("snapshot.select.statement.overrides",), ("",), "a publication's row filter holds for copy and stream alike"),
-    Only(("replica.identity.autoset.values",), ("",), "capture changes no table; ALTER TABLE … REPLICA IDENTITY"),
+    Only(("signal.enabled.channels",), ("source", ""), "signals come by the signal table alone"),
     Only(("database.initial.statements", "slot.stream.params"), ("",), "the connections' settings are pinned"),
     Only(("read.only",), ("false",), "incremental snapshots write their watermarks"),
     Only(("xmin.fetch.interval.ms",), ("0", ""), "`source.xmin` is always null, as without this setting"),

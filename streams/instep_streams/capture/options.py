@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from instep.change import Op
-from instep_connectors.postgres.selection import PublicationMode, Selection
+from instep_connectors.postgres.selection import IdentityRule, PublicationMode, Selection
 from instep_schemas.wire import WireOptions
 from instep_streams.capture.batch import Headers
 
@@ -26,6 +26,8 @@ class Compatible:
         via_root: publish.via.partition.root.
         snapshot: snapshot.mode.
         snapshot_tables: snapshot.include.collection.list.
+        overrides: (table, SELECT) of snapshot.select.statement.overrides.
+        identities: replica.identity.autoset.values.
         skipped: skipped.operations.
         skip_unchanged: skip.messages.without.change (tables with REPLICA IDENTITY FULL).
         context_headers: extended.headers.enabled.
@@ -47,6 +49,8 @@ class Compatible:
     via_root: bool = False
     snapshot: SnapshotMode = "initial"
     snapshot_tables: tuple[str, ...] = ()
+    overrides: tuple[tuple[str, str], ...] = ()
+    identities: tuple[IdentityRule, ...] = ()
     skipped: frozenset[Op] = frozenset({Op.TRUNCATE})
     skip_unchanged: bool = False
     context_headers: bool = True

@@ -30,7 +30,7 @@ from instep_connectors.postgres.publication import (
 )
 from instep_connectors.postgres.recording import RecordedConnection
 from instep_connectors.postgres.replication import ReplicationConnection
-from instep_connectors.postgres.selection import open_publication, selected, with_columns
+from instep_connectors.postgres.selection import open_publication, selected, set_identities, with_columns
 from instep_connectors.postgres.session import connect
 from instep_schemas.ciphers import hold, tags_of
 from instep_schemas.client import RegistryClient
@@ -173,6 +173,8 @@ class Session:
         stack.callback(self._publisher.close)  # first: it makes a publishing thread that waits for Kafka give up
         self._parts = self._make_parts(publishing, server.database, epoch)
         anew = server.standby or (compatible is not None and compatible.snapshot == "initial_only")
+        if compatible is not None and compatible.identities:
+            set_identities(self._control, compatible.identities, selected(self._control, compatible.selection))
         start = choose_start(self._own.slot, self._look(server.database, last), last, anew)
         if start in (Start.FIRST, Start.AGAIN):
             published = self._publish()
@@ -216,7 +218,9 @@ class Session:
         open_publication(
             self._control, name, compatible.publication, compatible.selection, via_root=compatible.via_root
         )  # fmt: skip
-        return with_columns(self._control, selected(self._control, compatible.selection))
+        selects = dict(compatible.overrides)
+        tables = with_columns(self._control, selected(self._control, compatible.selection))
+        return [replace(table, select=selects.get(table.table)) for table in tables]
 
     def _replicate(self, stack: ExitStack) -> ReplicationConnection:
         dsn, application, recorder = self._task.dsn, self._task.application, self._task.recorder

@@ -20,8 +20,8 @@ from instep_streams.capture.options import Compatible
 from instep_streams.capture.tables import Registry
 
 _NULL: Final = b"\x00"
-_MESSAGES: Final = "io.debezium.connector.postgresql.LogicalDecodingMessageMonitor$LogicalDecodingMessageId@00000000"
-"""Debezium counts logical messages under the text of a Java object, which ends in its hash."""
+_MESSAGES: Final = "io.debezium.connector.postgresql.LogicalDecodingMessageMonitor$LogicalDecodingMessageId@"
+"""Debezium counts each logical message by itself, under the text of a Java object, which ends in its hash."""
 
 
 class SideTopics:
@@ -135,7 +135,7 @@ class TransactionCounter:
 
     def message(self, lsn: int) -> bytes:
         """Count one logical message, and give its `transaction` field."""
-        return self.event(_MESSAGES, lsn)
+        return self.event(f"{_MESSAGES}{self._counts.total():08x}", lsn)
 
     def end(self, end_lsn: int) -> list[Record]:
         """Its END when it commits; a transaction without events has none."""

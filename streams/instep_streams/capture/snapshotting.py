@@ -183,7 +183,7 @@ class Snapshotting:
             if not self._copied(published):
                 continue
             relation, (rows, size) = relations[published.oid], sizes.get(published.oid, (None, 0))
-            key = list(relation.key)
+            key = list(relation.key) if published.select is None else []  # it can be read at one go only
             copy = Copy(published.table, order=key, first=True, total=rows)
             self._copies.todo.append(copy)
             # Debezium reads in no order; it would show in a table that is read in one go, where order is of no use
@@ -218,7 +218,8 @@ class Snapshotting:
     ) -> Iterator[SnapshotRows]:
         """Every row to copy, with its table, the table's number, and how far it brings its part."""
         known = dict(tables)
-        numbers = {published.oid: number for number, published in enumerate(self._published)}
+        copied = (published for published in self._published if self._copied(published))
+        numbers = {published.oid: number for number, published in enumerate(copied)}
         for piece in readers:
             if piece is None:
                 self._look()

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from instep.errors import RegistryError, SourceError
 from instep.relation import Relation
-from instep.topics import data_topic, key_subject, value_subject
+from instep.topics import key_subject, value_subject
 from instep_connectors.postgres.pgoutput import RelationMessage
 from instep_schemas.ciphers import lost
 from instep_schemas.derive import derive
@@ -132,7 +132,7 @@ class Tables:
             ConnectionError, TimeoutError: the registry or the broker does not answer.
         """
         options = replace(self._options, copied=True) if copied and self._options.propagates else self._options
-        topic = data_topic(options.source, relation.schema, relation.name)
+        topic = options.topic(relation.schema, relation.name)
         other = self._topics.setdefault(topic, relation.table)
         if other != relation.table:
             raise SourceError(

@@ -10,7 +10,7 @@ import pytest
 from instep.change import Op
 from instep.errors import ConfigError
 from instep.settings import KafkaSettings, RegistrySettings
-from instep_connectors.postgres.selection import Selection
+from instep_connectors.postgres.selection import IdentityRule, Selection
 from instep_schemas.wire import Hash
 from instep_streams.capture.connector import Connector, connector
 from instep_streams.capture.properties import parse_properties, read
@@ -69,6 +69,30 @@ def test_what_is_written_follows_the_settings() -> None:
     assert compatible.not_messages == ("audit",)
 
 
+def test_topics_by_their_settings() -> None:
+    compatible = understood(
+        topic__delimiter="_",
+        topic__naming__strategy="io.debezium.schema.DefaultTopicNamingStrategy",
+        provide__transaction__metadata="true",
+    ).compatible
+    assert (
+        compatible.wire.topic("public", "t x") == "inv_t_x" and compatible.wire.namespace("public", "t-x") == "inv_t_x"
+    )
+    assert compatible.transaction_topic == "inv_transaction" and compatible.message_topic == "inv.message"
+    assert compatible.heartbeat_topic == "__debezium-heartbeat_inv"
+    assert understood().compatible.wire.topic("public", "t") == "inv.public.t"
+
+
+def test_selects_and_identities_by_table() -> None:
+    name = "snapshot.select.statement.overrides"
+    settings = {name: 'public.a, public."B"', f"{name}.public.a": "SELECT 1;", f'{name}.public."B"': "SELECT 2"}
+    settings |= {f"{name}.public.c": "SELECT 3", "replica.identity.autoset.values": "a.*:full, b.c:INDEX i_1"}
+    parsed = connector(BASE | settings, KAFKA, REGISTRY)
+    assert parsed.compatible.overrides == (("public.a", "SELECT 1"), ("public.B", "SELECT 2"))
+    assert parsed.warnings == (f"{name} does not name public.c: the SELECT is not used",)
+    assert parsed.compatible.identities == (IdentityRule("a.*", "FULL"), IdentityRule("b.c", "INDEX", "i_1"))
+
+
 def test_masks_by_name() -> None:
     wire = connector(
         BASE
@@ -102,7 +126,11 @@ def test_masks_by_name() -> None:
         ({"skipped.operations": "x"}, "unknown operation"),
         ({"message.key.columns": "public.t"}, "message.key.columns"),
         ({"topic.prefix": ""}, "lacks topic.prefix"),
-        ({"snapshot.select.statement.overrides": "public.t"}, "not done here"),
+        ({"snapshot.select.statement.overrides": "public.t"}, "no snapshot.select.statement.overrides.public.t"),
+        ({"replica.identity.autoset.values": "public.t:ALL"}, "Known are FULL, DEFAULT, NOTHING, INDEX name"),
+        ({"signal.enabled.channels": "source,kafka"}, "signals come by the signal table alone"),
+        ({"topic.delimiter": "/"}, "not allowed in the name of a Kafka topic"),
+        ({"topic.naming.strategy": "mine.Strategy"}, "Known are: io.debezium.schema.SchemaTopicNamingStrategy"),
         ({"xmin.fetch.interval.ms": "1000"}, "`source.xmin` is always null"),
         ({"guardrail.collections.limit.action": "fail"}, "no number of tables stops capture"),
     ],
