@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import select
+import signal
 
 import psycopg
 import pytest
@@ -102,6 +104,33 @@ def test_a_name_the_store_refuses(postgres: PostgresForTests) -> None:
     with pytest.raises(SourceError, match="Not Allowed"):
         replication.create_slot("Not Allowed", lambda seconds: False, temporary=True)
     replication.close()
+
+
+def test_a_connection_that_fell_silent_is_given_up(postgres: PostgresForTests, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped walsender: its connection stays open, and says nothing more."""
+    dsn = postgres.database()
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("CREATE PUBLICATION p")
+        replication = ReplicationConnection(dsn, "test")
+        new = replication.create_slot("test_silent", lambda seconds: False, temporary=True)
+        assert new is not None
+        replication.start("test_silent", new.lsn, "p")
+        row = conn.execute("SELECT active_pid FROM pg_replication_slots WHERE slot_name = 'test_silent'").fetchone()
+        assert row is not None
+        replication.check_silence()
+        os.kill(row[0], signal.SIGSTOP)
+        try:
+            monkeypatch.setattr("instep_connectors.postgres.replication._SILENCE_S", 0.2)
+            with pytest.raises(ConnectionError, match="is silent for"):
+                for _ in range(400):
+                    replication.send_status(new.lsn, ask=True)
+                    select.select([replication], [], [], 0.05)
+                    while replication.receive() is not None:
+                        pass
+                    replication.check_silence()
+        finally:
+            os.kill(row[0], signal.SIGCONT)
+            replication.close()
 
 
 def _next(replication: ReplicationConnection) -> bytes | Keepalive:

@@ -305,6 +305,30 @@ def test_an_idle_slot_moves_while_only_another_database_is_written(make_shop: Ma
         assert last is not None and last.last.lsn + 1 >= written
 
 
+def test_the_stores_own_writes_hold_no_wal_back(make_shop: MakeShop) -> None:
+    shop = make_shop("CREATE TABLE t (id int PRIMARY KEY)", heartbeat_s=0.2)
+    place = f"FROM pg_replication_slots WHERE slot_name = '{shop.slot}'"
+    with shop.capturing():
+        written = shop.value("SELECT pg_switch_wal() - '0/0'")
+        shop.execute("VACUUM t", "CHECKPOINT")
+        until(lambda: shop.value(f"SELECT restart_lsn - '0/0' {place}") >= written, 20, "the slot lets go of the WAL")
+
+
+def test_stored_generated_columns_of_the_publication_are_columns_like_others(make_shop: MakeShop) -> None:
+    shop = make_shop(
+        "CREATE TABLE t (id int PRIMARY KEY, a int, g int GENERATED ALWAYS AS (a * 2) STORED)",
+        "INSERT INTO t VALUES (1, 2)",
+        "CREATE PUBLICATION instep FOR TABLE t WITH (publish_generated_columns = stored)",
+    )  # fmt: skip
+    with shop.capturing() as running:
+        shop.execute("INSERT INTO t VALUES (2, 3)", "UPDATE t SET a = 5 WHERE id = 1")
+        shop.await_captured(running)
+        audit = shop.audit()
+    assert audit.ok, audit.problems
+    after = [(e.op.value, e.after["id"], e.after["g"]) for _, e in shop.changes("public.t") if e and e.after]
+    assert sorted(after) == [("c", "2", "6"), ("r", "1", "4"), ("u", "1", "10")]
+
+
 def test_tables_outside_the_settings_stay_out(make_shop: MakeShop) -> None:
     shop = make_shop(
         "CREATE TABLE wanted (id int PRIMARY KEY)", "CREATE TABLE other (id int PRIMARY KEY)",

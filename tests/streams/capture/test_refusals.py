@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -15,6 +16,8 @@ from tests.streams.capture.harness import Shop, until
 from instep.errors import SourceError
 from instep.settings import KafkaSettings, Secret
 from instep_connectors.postgres.replication import ReplicationConnection
+from instep_connectors.postgres.slot import read_slot
+from instep_streams.capture.snapshotting import Snapshotting
 from instep_streams.capture.status import preflight, status
 
 TABLE = "CREATE TABLE t (id int PRIMARY KEY)"
@@ -178,6 +181,52 @@ def test_a_publication_dropped_for_a_while_is_noticed_at_the_changes_it_left_out
     refused(shop, "instep")
     captured = sum(entry.changes for entry in shop.journal())
     assert captured <= 1  # nothing behind the gap is taken for complete
+
+
+def test_a_slot_that_goes_during_the_first_copy_ends_it_at_once(
+    make_shop: MakeShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = make_shop(TABLE, "INSERT INTO t SELECT generate_series(1, 3000)", batch_changes=100)
+    plan = Snapshotting._plan
+
+    def planned(self: Snapshotting, *given: Any) -> Any:
+        works = plan(self, *given)
+        shop.drop_slot()
+        return works
+
+    with monkeypatch.context() as patch:
+        patch.setattr("instep_streams.capture.snapshotting._LOOK_AT_SLOT_S", 0.0)
+        patch.setattr(Snapshotting, "_plan", planned)
+        refused(shop, "is gone, but the journal stands at")
+    assert 0 < sum(entry.changes for entry in shop.journal()) < 3000
+    with shop.capturing():  # the copy is made again, under a new slot
+        audit = shop.audit()
+    assert audit.ok and audit.rows == 3000, audit.problems
+
+
+def test_a_first_start_waits_for_long_transactions_whatever_the_timeouts_are(make_shop: MakeShop) -> None:
+    shop = make_shop(TABLE)
+    place = f"FROM pg_replication_slots WHERE slot_name = '{shop.slot}'"
+    waits = (
+        "SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = current_database()"
+        " AND query LIKE 'CREATE_REPLICATION_SLOT%' AND wait_event_type = 'Lock'"
+        " AND now() - query_start > interval '0.3 s'"
+    )
+    with psycopg.connect(shop.dsn) as long:
+        long.execute("INSERT INTO t VALUES (1)")
+        shop.execute(f"ALTER DATABASE {shop.value('SELECT current_database()')} SET lock_timeout = '100ms'")
+        with shop.capturing(ready=False) as running:
+            until(lambda: shop.value(waits))
+            running.check()
+            assert shop.value(f"SELECT confirmed_flush_lsn IS NULL {place}")
+            with shop.store() as conn:
+                slot = read_slot(conn, shop.slot)
+            assert slot is not None and slot.confirmed == slot.restart
+            assert preflight(shop.settings, shop.name)  # says what there is
+            long.commit()
+            shop.await_captured(running)
+            audit = shop.audit()
+    assert audit.ok and audit.rows == 1, audit.problems
 
 
 def test_a_slot_of_another_kind(make_shop: MakeShop) -> None:
