@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -215,9 +216,10 @@ class Killable:
     def __init__(self, shop: Shop, failpoints: str = "") -> None:
         text = shop.settings.model_dump_json()
         environment = {**os.environ, VARIABLE: failpoints}
+        self._stderr = tempfile.TemporaryFile()  # a pipe that nobody reads would stop a talkative capture
         self._process = subprocess.Popen(
             [sys.executable, "-c", _MAIN.replace('"shop"', repr(shop.name)), text],
-            env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env=environment, stdout=subprocess.DEVNULL, stderr=self._stderr,
         )  # fmt: skip
 
     @property
@@ -242,5 +244,8 @@ class Killable:
         return self.close()
 
     def close(self) -> int:
-        _, self.log = self._process.communicate(timeout=30)
-        return self._process.returncode
+        code = self._process.wait(30)
+        self._stderr.seek(0)
+        self.log = self._stderr.read().decode(errors="replace")
+        self._stderr.close()
+        return code

@@ -80,15 +80,19 @@ class Load:
                 thread.join()
 
 
-def await_entries(shop: Shop, more: int) -> None:
-    """Wait for so many further journal entries."""
+def await_entries(shop: Shop, process: Killable, more: int) -> None:
+    """Wait for so many further journal entries of a capture."""
 
     def batch() -> int:
         last = shop.last()
         return last.batch if last else 0
 
     wanted = batch() + more
-    until(lambda: batch() >= wanted, 60, f"journal entry {wanted}")
+    try:
+        until(lambda: batch() >= wanted, 60, f"journal entry {wanted}")
+    except AssertionError:
+        process.kill()
+        raise AssertionError(f"{process.log}\nno journal entry {wanted} within 60 s") from None
 
 
 def assert_every_version_once_and_in_order(shop: Shop) -> None:
@@ -124,13 +128,13 @@ def test_every_change_arrives_exactly_once_over_many_kills(
             deaths["capture"] += 1
         while deaths.total() < KILLS:
             process = Killable(shop)
-            await_entries(shop, dice.randint(1, 6))
+            await_entries(shop, process, dice.randint(1, 6))
             if deaths.total() % 9 == 7:  # then the server under a capture that goes on, which is killed next
                 server, name = ((own_postgres, "PostgreSQL"), (own_kafka, "Kafka"))[deaths.total() // 9 % 2]
                 server.kill()
                 server.start()
                 deaths[name] += 1
-                await_entries(shop, dice.randint(1, 3))
+                await_entries(shop, process, dice.randint(1, 3))
             process.kill()
             deaths["capture"] += 1
             if deaths.total() % 100 == 0:
