@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import confluent_kafka as ck
@@ -264,4 +265,5 @@ class Publisher:
 
 def _discard(producer: ck.Producer) -> None:
     producer.purge()
-    producer.flush(0)
+    with suppress(KafkaException):  # a fatal error of its own, told late: nothing of it is wanted any more
+        producer.flush(0)
