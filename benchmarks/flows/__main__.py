@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.capture import meters
 from benchmarks.flows import engine, path, peer
 from benchmarks.flows.engine import Sizes
-from instep_ops.embedded import state_server
+from benchmarks.flows.state import running_state
 
 _QUICK = Sizes(products=2_000, changes=4_000, singles=300, seconds=5)
 
@@ -32,17 +32,12 @@ def main() -> None:
     started, others = time.perf_counter(), meters.busy_s()
     with tempfile.TemporaryDirectory(prefix="instep-bench-") as folder:
         if "engine" in given.trials or given.sweep:
-            server = state_server(Path(folder) / "state", "bench")
-            server.ensure()
-            server.start()
-            try:
+            with running_state(Path(folder) / "state", "bench") as server:
                 if "engine" in given.trials:
                     for trial, figures in engine.measure(server, sizes):
                         _tell(results, "engine", trial, figures)
                 for trial, figures in engine.sweep(server, given.sweep, sizes.changes):
                     _tell(results, "sweep", trial, figures)
-            finally:
-                server.stop()
         if "stock" in given.trials:
             smaller = replace(sizes, products=min(sizes.products, _PEER), changes=min(sizes.changes, 2 * _PEER))
             for trial, figures in peer.measure(Path(folder), smaller):

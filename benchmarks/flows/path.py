@@ -18,9 +18,10 @@ from psycopg import Connection
 from benchmarks.capture import meters
 from benchmarks.capture.bed import Bed, instep, open_bed, project
 from benchmarks.flows.engine import Figures, Sizes, percentiles
+from benchmarks.flows.state import running_state
 from benchmarks.flows.workload import CARD, TABLES, Change, World
 from instep.topics import flow_topic, journal_topic
-from instep_ops.embedded import Postgres, state_server
+from instep_ops.embedded import Postgres
 from instep_ops.embedded.server import Server
 from instep_schemas.records import decode_journal, unframe
 
@@ -298,10 +299,7 @@ def measure(folder: Path, sizes: Sizes) -> Iterator[tuple[str, Figures]]:
     """Everything the whole path is measured for, one trial after the other."""
     with ExitStack() as stack:
         bed = stack.enter_context(open_bed(folder / "bed", lambda *_: None))
-        state = state_server(folder / "state-of-path")
-        state.ensure()
-        stack.callback(state.stop)
-        state.start()
+        state = stack.enter_context(running_state(folder / "state-of-path"))
         bench = PathBench(bed, state, World(sizes.products))
         stack.callback(bench.close)
         yield "seed", bench.seed()

@@ -15,11 +15,11 @@ from benchmarks.capture import meters
 from benchmarks.capture.bed import open_bed
 from benchmarks.flows.engine import Figures, Sizes
 from benchmarks.flows.path import PathBench
+from benchmarks.flows.state import running_state
 from benchmarks.flows.stock import CHANGELOGS, PARTITIONS, READY, TOPIC
 from benchmarks.flows.workload import CARD, World
 from instep.settings import KafkaSettings
 from instep_connectors.kafka import TopicSpec, ensure_topics, read_topic
-from instep_ops.embedded import state_server
 from instep_ops.embedded.server import Server
 
 _BROKER: Final = {"compression.type": "uncompressed"}
@@ -120,10 +120,7 @@ def measure(folder: Path, sizes: Sizes) -> Iterator[tuple[str, Figures]]:
     """The peer's trials, in a smaller shop: it takes one record at a time."""
     with ExitStack() as stack:
         bed = stack.enter_context(open_bed(folder / "bed-of-peer", lambda *_: None, _BROKER))
-        state = state_server(folder / "state-of-peer")
-        state.ensure()
-        stack.callback(state.stop)
-        state.start()
+        state = stack.enter_context(running_state(folder / "state-of-peer"))
         bench = PeerBench(bed, state, World(sizes.products))
         stack.callback(bench.close)
         bench.open()

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from instep_schemas.civil import DAY_US, parse_date, parse_time
+from instep_schemas.generated import compiled
 from instep_schemas.varint import LENGTH, SOME_LENGTH, counted, long, pack_double
 
 UNWRITTEN: Final = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, StopIteration)
@@ -72,13 +73,12 @@ def compile_document(fields: Sequence[DocumentField], number: type[str], end: by
         "scan": decoder.scan_once, "join": b"".join, "LENGTH": LENGTH, "SOME": SOME_LENGTH,
         "BOOLEANS": _BOOLEANS, "counted": counted,
     }  # fmt: skip
-    lines = ["def encode(document):", " row, _ = scan(document, 0)"]
+    lines = ["row, _ = scan(document, 0)"]
     for at, field in enumerate(fields):
-        lines.append(f" v = row[{field.column!r}]")
-        lines.append(f" w{at} = {_expression(field, f'f{at}', names, plain)}")
-    lines.append(f" return join(({''.join(f'w{at}, ' for at in range(len(fields)))}{end!r}))")
-    encode: Callable[[str], bytes] = _compiled(lines, names)
-    return encode
+        lines.append(f"v = row[{field.column!r}]")
+        lines.append(f"w{at} = {_expression(field, f'f{at}', names, plain)}")
+    lines.append(f"return join(({''.join(f'w{at}, ' for at in range(len(fields)))}{end!r}))")
+    return compiled("document", lines, names)
 
 
 def compile_key(kinds: Sequence[str]) -> Callable[[Sequence[str]], bytes]:
@@ -96,14 +96,7 @@ def compile_key(kinds: Sequence[str]) -> Callable[[Sequence[str]], bytes]:
         else:
             items.append(f"counted(k{at}.encode())")
     keys = "".join(f"k{at}, " for at in range(len(kinds)))
-    lines = ["def encode(key):", f" {keys}= key", f" return join(({', '.join(items)},))"]
-    encode: Callable[[Sequence[str]], bytes] = _compiled(lines, names)
-    return encode
-
-
-def _compiled(lines: Sequence[str], names: dict[str, Any]) -> Any:
-    exec(compile("\n".join(lines), "<generated document encoder>", "exec"), names)
-    return names["encode"]
+    return compiled("key", [f"{keys}= key", f"return join(({', '.join(items)},))"], names)
 
 
 def _expression(field: DocumentField, function: str, names: dict[str, Any], plain: bool) -> str:

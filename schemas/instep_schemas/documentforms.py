@@ -61,7 +61,12 @@ def form_of(sql_type: str, kind: str = "b", element: str | None = None) -> Form:
     found = _DECIMAL.fullmatch(sql_type)
     if found is not None and int(found[2]) <= int(found[1]):
         return _decimal(int(found[1]), int(found[2]))
-    return _FORMS.get(_MODIFIER.sub("", sql_type), _TEXT) if kind == "b" else _TEXT
+    return _FORMS.get(unmodified(sql_type), _TEXT) if kind == "b" else _TEXT
+
+
+def unmodified(sql_type: str) -> str:
+    """A type's name without its modifiers."""
+    return _MODIFIER.sub("", sql_type)
 
 
 def _array(element: Form) -> Form:
@@ -126,14 +131,18 @@ def _plain(value: Any) -> str:
 def _timestamp_us(text: str) -> int:
     if text.endswith("infinity"):
         return -_TIMESTAMP_END if text.startswith("-") else _TIMESTAMP_END
-    micros = parse_timestamp(text.replace("T", " ", 1).encode())
+    micros = _counted_us(text)
     if micros >= _TIMESTAMP_END:
         raise NoRoom("outside the range of 64 bits")
     return micros
 
 
 def _far_timestamp(text: str) -> str:
-    return format_timestamp(parse_timestamp(text.replace("T", " ", 1).encode()))
+    return format_timestamp(_counted_us(text))
+
+
+def _counted_us(text: str) -> int:
+    return parse_timestamp(text.replace("T", " ", 1).encode())
 
 
 def _zoned(micros: int) -> datetime | str:

@@ -20,11 +20,10 @@ import fastavro
 
 from instep.protocols import Fields, Key
 from instep_schemas.documentcode import UNWRITTEN, DocumentField, compile_document, compile_key
-from instep_schemas.documentforms import Form, Number, form_of, json_text
+from instep_schemas.documentforms import Form, Number, form_of, json_text, unmodified
 from instep_schemas.wire import EXACT, NoRoom
 
 _INVALID: Final = re.compile(r"[^A-Za-z0-9_]")
-_MODIFIER: Final = re.compile(r"\([^)]*\)")
 _EXACT_FIELD: Final = "instep_exact"
 _EXACT_TYPE: Final = ["null", {"type": "map", "values": "string"}]
 
@@ -231,7 +230,7 @@ def _column_of(field: dict[str, Any]) -> DocumentColumn:
 
 def _plain_type(column: DocumentColumn) -> str:
     """The type's name without modifiers; an enum's labels are texts."""
-    return {"b": _MODIFIER.sub("", column.type), "e": "text"}.get(column.kind, "")
+    return {"b": unmodified(column.type), "e": "text"}.get(column.kind, "")
 
 
 def _form(column: DocumentColumn) -> Form:

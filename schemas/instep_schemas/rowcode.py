@@ -7,14 +7,13 @@ write raises; `Cells` then writes the row column by column and names the column 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from types import CodeType
 from typing import Any, Final
 
 from instep.change import Absent
 from instep_schemas import standins
 from instep_schemas.ciphers import sealing
 from instep_schemas.derive import Field
+from instep_schemas.generated import compiled
 from instep_schemas.masking import hashing, truncating
 from instep_schemas.values import BOOLEANS, MEMOISED, Codec, Memo, codec_of
 from instep_schemas.varint import LENGTH, SOME_LENGTH, counted
@@ -194,20 +193,6 @@ def row_parts(
             used.add(cell.field.index)
             parts += _expression(cell, names, key)
     return parts
-
-
-def compiled(arguments: str, lines: Sequence[str], names: dict[str, Any]) -> Callable[..., Any]:
-    """The function of these statements, which see `names`."""
-    body = "\n".join(f" {line}" for statement in lines for line in statement.split("\n"))
-    exec(_code(f"def write({arguments}):\n{body}"), names)
-    generated: Callable[..., Any] = names["write"]
-    return generated
-
-
-@lru_cache(256)
-def _code(source: str) -> CodeType:
-    """Compiled once for all tables with the same columns: a compilation costs as much as 50 changes."""
-    return compile(source, "<generated encoder>", "exec")
 
 
 def joined(parts: Sequence[bytes | str]) -> str:

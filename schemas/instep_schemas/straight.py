@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from instep_schemas.envelope import SourceBlock
-from instep_schemas.rowcode import NAMES, Cells, compiled, joined, row_parts
+from instep_schemas.generated import compiled
+from instep_schemas.rowcode import NAMES, Cells, joined, row_parts
 from instep_schemas.values import codec_of
 
 Straight = Callable[[bytes, int, SourceBlock, bytes], tuple[bytes | None, bytes]]

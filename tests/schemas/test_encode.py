@@ -11,18 +11,30 @@ import fastavro
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.schemas.encoding import (
+    DEBEZIUM,
+    LIST,
+    MOMENT,
+    NATIVE,
+    NOW,
+    NUMBER,
+    PROFILES,
+    REQUIRED,
+    SOURCE,
+    bytes_of,
+    decoded,
+    records,
+)
 from tests.schemas.samples import LOSSY, MOOD, SAMPLES, UNMAPPED, array, base, column_of, numeric, relation_of
 
 from instep.change import ABSENT, Op
 from instep.relation import Column, Relation, ReplicaIdentity
-from instep_schemas.decode import compile_decoder, compile_key_texts, decode_key, decode_key_header
+from instep_schemas.decode import compile_decoder, decode_key, decode_key_header
 from instep_schemas.encode import NEW_KEY, OLD_KEY, compile_encoder
-from instep_schemas.envelope import SourceBlock, time_stamp, transaction_block
-from instep_schemas.exact import restored
+from instep_schemas.envelope import time_stamp, transaction_block
 from instep_schemas.masking import hashing, serialized
 from instep_schemas.wire import (
     EXCEPTIONS,
-    UNAVAILABLE,
     Hash,
     Profile,
     Unencodable,
@@ -30,15 +42,6 @@ from instep_schemas.wire import (
     Unsupported,
     WireOptions,
 )
-
-DEBEZIUM = WireOptions("shop", "inventory", "debezium")
-NATIVE = WireOptions("shop", "inventory", "native")
-PROFILES = {"debezium": DEBEZIUM, "native": NATIVE}
-NOW = 1_795_492_217_335_095_251
-SOURCE = {
-    profile: SourceBlock(options, committed_us=1_795_492_217_239_251, transaction=11_362, last_commit=642_443_128)
-    for profile, options in PROFILES.items()
-}
 
 
 def fastavro_body(text: str, value: dict[str, Any]) -> bytes:
@@ -64,15 +67,6 @@ def envelope_value(options: WireOptions, op: str, before: Any, after: Any, lsn: 
         "ts_us": NOW // 1000,
         "ts_ns": NOW,
     }  # fmt: skip
-
-
-def records(options: WireOptions, relation: Relation, op: Op, before: Any, after: Any, lsn: int = 642_443_168) -> Any:
-    encoder = compile_encoder(relation, options)
-    return encoder.records(op, before, after, SOURCE[options.profile], lsn, time_stamp(NOW))
-
-
-def bytes_of(text: str | None) -> bytes | None:
-    return None if text is None else text.encode()
 
 
 @pytest.mark.parametrize("profile", ["debezium", "native"])
@@ -149,10 +143,6 @@ THINGS = relation_of(
         Column("price", base("numeric"), numeric(10, 2), not_null=True, sql_type="numeric(10,2)"),
     ]
 )
-
-
-def decoded(options: WireOptions, relation: Relation, value: bytes) -> Any:
-    return compile_decoder(compile_encoder(relation, options).schemas.value_text)(value)
 
 
 def test_delete_is_followed_by_a_tombstone() -> None:
@@ -245,12 +235,7 @@ def test_both_halves_of_a_key_change_count_in_the_transaction() -> None:
     assert next(orders, None) is None
 
 
-NUMBER = [Column("v", base("numeric"), numeric(10, 2), sql_type="numeric(10,2)")]
 ANY_NUMBER = [Column("v", base("numeric"), sql_type="numeric")]
-LIST = [Column("v", array(base("int4")), sql_type="integer[]")]
-MOMENT = [Column("v", base("timestamp"), sql_type="timestamp without time zone")]
-TEXTS = [Column("v", base("text"), sql_type="text")]
-REQUIRED = [Column("v", base("text"), not_null=True, sql_type="text")]
 REFUSED = [
     (DEBEZIUM, NUMBER, b"NaN", "numeric-special", "NaN"),
     (DEBEZIUM, ANY_NUMBER, b"-Infinity", "numeric-special", "Infinity"),
@@ -313,100 +298,6 @@ CARRIED = [
 def test_edge_values_come_back(options: WireOptions, columns: list[Column], text: str | None) -> None:
     (record,) = records(options, relation_of(columns), Op.CREATE, None, (b"1", bytes_of(text)))
     assert decoded(options, relation_of(columns), record.value).after == {"id": "1", "v": text}
-
-
-FAR = [Column("v", base("timestamp"), 3, sql_type="timestamp(3) without time zone")]
-NUMBERS = [Column("v", array(base("numeric")), numeric(4, 2), sql_type="numeric(4,2)[]")]
-BYTES = [Column("v", base("bytea"), sql_type="bytea")]
-MOODS = [Column("v", array(MOOD), sql_type="mood[]")]
-WORDS = [Column("v", array(base("text")), sql_type="text[]")]
-LABELS = [Column("v", replace(MOOD, labels=(*MOOD.labels, UNAVAILABLE)), sql_type="mood")]
-BESIDE = [
-    (NUMBER, "NaN"), (NUMBERS, "{1.50,NaN}"), (LIST, "{{1,2},{3,4}}"), (LIST, "[2:3]={1,2}"), (MOODS, "{{ok,NULL}}"),
-    (MOMENT, "294276-12-31 23:59:59.999999"), (MOMENT, "294247-01-10 04:00:25.2"), (FAR, "294247-01-10 04:00:25.2"),
-    (TEXTS, UNAVAILABLE), (BYTES, "\\x" + UNAVAILABLE.encode().hex()), (WORDS, f"{{{UNAVAILABLE}}}"),
-    (LIST, "{" + ",".join(map(str, UNAVAILABLE.encode())) + "}"), (LABELS, UNAVAILABLE),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("not_null", [False, True])
-@pytest.mark.parametrize(("columns", "text"), BESIDE)
-def test_values_without_room_come_back_by_their_header(columns: list[Column], text: str, not_null: bool) -> None:
-    relation = relation_of([replace(columns[0], not_null=not_null, identity=True)])
-    row = (b"1", text.encode())
-    (record,) = records(NATIVE, relation, Op.UPDATE, row, row)
-    assert record.exact is not None
-    change = decoded(NATIVE, relation, record.value)
-    assert change.after is not None and change.after["v"] in (ABSENT, "infinity")  # a reader without the header
-    told = restored(change, [record.exact])
-    assert told.before == told.after == {"id": "1", "v": text}
-    (deleted, _) = records(NATIVE, relation, Op.DELETE, row, None)
-    assert restored(decoded(NATIVE, relation, deleted.value), [deleted.exact]).before == told.before
-
-
-@given(data=st.data())
-def test_a_row_with_and_without_such_values_comes_back_whole(data: st.DataObject) -> None:
-    columns = [replace(each, name=f"c{at}", identity=True) for at, ((each,), _) in enumerate(BESIDE)]
-    toasted = [each.type.name != "timestamp" for each in columns]
-    plain = {"numeric": "1.50", "timestamp": "2024-02-29 12:00:00", "bytea": "\\x00", "text": "a", "mood": "ok"}
-
-    def row(*, whole: bool) -> list[Any]:
-        found: list[Any] = []
-        for column, absent, (_, text) in zip(columns, toasted, BESIDE, strict=True):
-            ordinary = plain.get(column.type.name, "{}")
-            found.append(
-                data.draw(st.sampled_from([text, ordinary, None, *([ABSENT] if absent and not whole else [])]))
-            )
-        return found
-
-    old, new = row(whole=True), row(whole=False)
-    before, after = ([b"1", *(each if each is ABSENT else bytes_of(each) for each in image)] for image in (old, new))
-    relation = relation_of(columns)
-    (record,) = records(NATIVE, relation, Op.UPDATE, before, after)
-    told = restored(decoded(NATIVE, relation, record.value), [record.exact] if record.exact else [])
-    assert told.before is not None and told.after is not None
-    known = [was if now is ABSENT else now for was, now in zip(old, new, strict=True)]  # the old row tells it
-    assert (list(told.before.values()), list(told.after.values())) == (["1", *old], ["1", *known])
-
-
-def test_the_header_is_of_one_change_only() -> None:
-    encoder = compile_encoder(relation_of([*LIST, replace(REQUIRED[0], name="w")]), NATIVE)
-    source, stamp = SOURCE["native"], time_stamp(NOW)
-    assert encoder.records(Op.CREATE, None, (b"1", b"{{1}}", b"x"), source, 1, stamp)[0].exact
-    assert encoder.records(Op.CREATE, None, (b"1", b"{1}", b"x"), source, 1, stamp)[0].exact is None
-    with pytest.raises(Unencodable):
-        encoder.records(Op.CREATE, None, (b"1", b"{{1}}", None), source, 1, stamp)
-    assert encoder.records(Op.CREATE, None, (b"1", b"{1}", b"x"), source, 1, stamp)[0].exact is None
-
-
-def test_the_header_tells_nothing_that_a_setting_hides() -> None:
-    options = replace(NATIVE, mask=(("public.things.v", 3),))
-    (record,) = records(options, relation_of(TEXTS), Op.CREATE, None, (b"1", UNAVAILABLE.encode()))
-    assert record.exact is None and UNAVAILABLE.encode() not in record.value
-    options = replace(NATIVE, truncate=(("public.things.v", len(UNAVAILABLE)),))
-    (record,) = records(options, relation_of(TEXTS), Op.CREATE, None, (b"1", f"{UNAVAILABLE} and more".encode()))
-    assert record.exact == ("instep.exact", json.dumps({"after": {"v": UNAVAILABLE}}, separators=(",", ":")).encode())
-
-
-@pytest.mark.parametrize(("columns", "text"), [(NUMBER, "NaN"), (LIST, "{{1}}")])
-def test_a_key_has_no_header_to_tell_its_values(columns: list[Column], text: str) -> None:
-    relation = relation_of(columns, key=("v",))
-    with pytest.raises(Unencodable, match=r"NaN|dimension") as caught:
-        records(NATIVE, relation, Op.CREATE, None, (b"1", text.encode()))
-    assert caught.value.column == "v"
-
-
-def test_a_key_may_be_the_placeholder() -> None:
-    relation = relation_of([replace(TEXTS[0], not_null=True)], key=("v",))
-    (record,) = records(NATIVE, relation, Op.CREATE, None, (b"1", UNAVAILABLE.encode()))
-    text = compile_encoder(relation, NATIVE).schemas.key_text
-    assert text is not None and decode_key(text)(record.key) == {"v": UNAVAILABLE}
-    assert compile_key_texts(text)(b"frame" + record.key) == (UNAVAILABLE,)
-
-
-def test_a_label_added_since_is_looked_up_also_in_an_array_of_arrays() -> None:
-    with pytest.raises(UnknownLabel):
-        records(NATIVE, relation_of(MOODS), Op.CREATE, None, (b"1", b"[0:0][1:2]={{ok,glad}}"))
 
 
 def test_a_key_that_the_store_does_not_tell_is_refused() -> None:

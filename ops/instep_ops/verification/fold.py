@@ -26,7 +26,8 @@ from instep_ops.verification.compare import same_fields
 _Places = tuple[Position, tuple[tuple[str, Position], ...]]
 """The position that a document includes of the flow's source, and of each joined one."""
 
-_ALONE: Final[Mapping[str, Position]] = {}
+ALONE: Final[Mapping[str, Position]] = {}
+"""The positions of joined sources, where there are none."""
 
 
 class Verdict(Enum):
@@ -49,7 +50,7 @@ class Fold:
         joined: the same of the sources joined to the flow's, by name.
     """
 
-    def __init__(self, at: Position, joined: Mapping[str, Position] = _ALONE) -> None:
+    def __init__(self, at: Position, joined: Mapping[str, Position] = ALONE) -> None:
         self.at, self._joined = at, joined
         self._versions: dict[Key, list[Document]] = {}
         self._batches: dict[tuple[int, _Places], int] = {}
@@ -68,7 +69,7 @@ class Fold:
         if self._is_past(places):
             self._versions[document.key][:-1] = []
 
-    def advance(self, at: Position, joined: Mapping[str, Position] = _ALONE) -> None:
+    def advance(self, at: Position, joined: Mapping[str, Position] = ALONE) -> None:
         """Go on to a later position; forgets versions that are not needed any more."""
         self.at, self._joined = at, joined
         for versions in self._versions.values():

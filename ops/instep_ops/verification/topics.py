@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
 
 from instep.change import Position
 from instep.journal import JournalEntry, TopicPartition
@@ -11,12 +10,11 @@ from instep.protocols import Document
 from instep.settings import KafkaSettings
 from instep.topics import flow_topic, journal_topic
 from instep_connectors.kafka import RangeReader, Record, end_offsets, partitions, start_offsets
-from instep_ops.verification.fold import Fold, is_at_rest
+from instep_ops.verification.fold import ALONE, Fold, is_at_rest
 from instep_schemas.records import decode_journal, unframe
 
 Decode = Callable[[Record], Document]
 
-_ALONE: Final[Mapping[str, Position]] = {}
 _MARGIN = 200
 """Offsets read in front of the journal's end before the snapshot: the last entries before the position."""
 
@@ -33,14 +31,14 @@ class FlowTopics:
 
     def __init__(
         self, kafka: KafkaSettings, decoders: Mapping[str, Decode], at: Position,
-        joined: Mapping[str, Position] = _ALONE,
+        joined: Mapping[str, Position] = ALONE,
     ) -> None:  # fmt: skip
         self._kafka, self._decoders = kafka, decoders
         self._reader = RangeReader(kafka, "instep-verify")
         self._next: dict[TopicPartition, int] = {}
         self.folds = {flow: Fold(at, joined) for flow in decoders}
 
-    def advance(self, at: Position, joined: Mapping[str, Position] = _ALONE) -> None:
+    def advance(self, at: Position, joined: Mapping[str, Position] = ALONE) -> None:
         """Go on to a later position."""
         for fold in self.folds.values():
             fold.advance(at, joined)

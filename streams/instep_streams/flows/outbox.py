@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -184,6 +184,14 @@ def read_marker(kafka: KafkaSettings, source: str, share: Share = _ALL, joined: 
         joined: of which joined source `settled` is to tell; empty: of the worker's own.
     """
     return marker_of(last_record(kafka, emission_topic(source, share.of), share.number), joined)
+
+
+def known_marker(
+    kafka: KafkaSettings, known: Container[str], source: str, share: Share, joined: str = ""
+) -> Marker:  # fmt: skip
+    """As `read_marker`; of nothing where the marker's topic is not among the `known` ones."""
+    there = emission_topic(source, share.of) in known
+    return read_marker(kafka, source, share, joined) if there else Marker()
 
 
 def marker_of(record: Record | None, joined: str = "") -> Marker:

@@ -13,12 +13,11 @@ from instep.change import Position
 from instep.flowfile import Flow
 from instep.settings import Settings
 from instep.timing import Schedule, shown
-from instep.topics import emission_topic
 from instep_connectors.kafka import topics
 from instep_streams.flows import progress
 from instep_streams.flows.dirty import ALL
 from instep_streams.flows.layout import Share, database, exists, shares
-from instep_streams.flows.outbox import Marker, read_marker
+from instep_streams.flows.outbox import Marker, known_marker
 from instep_streams.flows.worker import failure
 
 _COUNTS: Final = """
@@ -56,8 +55,7 @@ def _of_shard(settings: Settings, source: str, share: Share, known: Container[st
     # the marker first: when no batch was made after it, all that was made is published
     leader = settings.leader(source)
     joined = "" if leader == source else source
-    there = emission_topic(leader, share.of) in known
-    marker = read_marker(settings.kafka, leader, share, joined) if there else Marker()
+    marker = known_marker(settings.kafka, known, leader, share, joined)
     if share.number and not exists(settings, leader, share):
         return _nothing()
     dsn = database(settings, leader, share)

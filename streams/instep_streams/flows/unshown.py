@@ -13,11 +13,10 @@ from psycopg import Connection
 from instep.flowfile import Flow
 from instep.protocols import Key
 from instep.settings import Settings
-from instep.topics import emission_topic
 from instep_connectors.kafka import topics
 from instep_streams.flows import progress
 from instep_streams.flows.layout import Share, database, exists, shares
-from instep_streams.flows.outbox import Marker, read_marker
+from instep_streams.flows.outbox import known_marker
 from instep_streams.flows.session import pin
 from instep_streams.flows.statements import key_texts
 from instep_streams.flows.worker import failure
@@ -66,8 +65,7 @@ def unshown(settings: Settings, source: str, flows: Iterable[Flow]) -> dict[str,
     known = topics(settings.kafka)
     try:
         for share in shares(settings, source):
-            there = emission_topic(source, share.of) in known
-            marker = read_marker(settings.kafka, source, share) if there else Marker()
+            marker = known_marker(settings.kafka, known, source, share)
             if not share.number or exists(settings, source, share):
                 _ask(database(settings, source, share), source, share, marker.batch, timed, found)
     except psycopg.Error as exc:
