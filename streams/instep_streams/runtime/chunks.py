@@ -229,9 +229,10 @@ class Chunks:
     def reached_end(self, tp: TopicPartition, offset: int) -> None:
         """The fetcher has read everything below this offset; control records stand between it and the last record."""
         partition = self.partitions.get(tp)
-        if partition is not None:
-            partition.end = max(partition.end, offset)
-            self._settle_end(partition)
+        if partition is None or partition.leaving.is_set():
+            return  # records in front of this end may have been dropped unread, by `feed`
+        partition.end = max(partition.end, offset)
+        self._settle_end(partition)
 
     def _settle_end(self, partition: Partition) -> None:
         """With nothing left to do, control records at the end count as read: the lag at rest is 0."""

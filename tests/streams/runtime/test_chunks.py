@@ -183,6 +183,23 @@ async def test_nothing_is_handed_out_after_stop() -> None:
     assert chunks.uncommitted() == {}
 
 
+@pytest.mark.parametrize("busy", [False, True])
+async def test_the_end_behind_records_that_were_dropped_is_not_committed(busy: bool) -> None:
+    chunks, port, _ = made()
+    chunks.feed(TP, fetched(0, 1))
+    port.chunks[0].started = True
+    if not busy:
+        chunks.finish(port.chunks[0])
+    stopping = asyncio.create_task(chunks.stop())
+    await asyncio.sleep(0)
+    chunks.feed(TP, fetched(2, 3))  # the poll thread goes on until it is told
+    chunks.reached_end(TP, 5)
+    if busy:
+        chunks.finish(port.chunks[0])
+    await stopping
+    assert chunks.uncommitted() == {TP: 2}
+
+
 async def test_control_records_at_the_end_count_once_everything_is_finished() -> None:
     chunks, port, clock = made()
     chunks.feed(TP, fetched(0, 1))
