@@ -38,6 +38,7 @@ class Audit:
         self.kafka, self.topic, self.group, self.file = kafka, f"in-{tag}", f"g-{tag}", file
         self.members: list[subprocess.Popen[bytes]] = []
         self.told = file.with_suffix(".err")
+        self._numbers = [0] * PARTITIONS
         file.touch()
         ensure_topics(kafka, [TopicSpec(self.topic, PARTITIONS)])
 
@@ -58,12 +59,13 @@ class Audit:
         code = member.wait(60)
         assert code == 0 or how is signal.SIGKILL, self.told.read_text()
 
-    def feed(self, chance: random.Random) -> None:
-        """RECORDS numbers per all partitions in transactions; one in seven is aborted."""
+    def feed(self, chance: random.Random, count: int) -> None:
+        """So many more numbers, or some above, in transactions over all partitions; one in seven is aborted."""
         producer = ck.Producer(producer_config(self.kafka, "feed", transactional_id=self.topic))
         producer.init_transactions(30)
-        numbers = [0] * PARTITIONS
-        while sum(numbers) < RECORDS:
+        numbers = self._numbers
+        end = sum(numbers) + count
+        while sum(numbers) < end:
             aborted = chance.random() < 0.15
             producer.begin_transaction()
             for _ in range(chance.randint(20, 200)):
@@ -79,6 +81,17 @@ class Audit:
         with self.file.open("a") as notes:
             notes.writelines(f"commit {number} {offset}\n" for number, offset in found.items())
         return found
+
+    def is_ahead(self) -> bool:
+        """Whether in every partition more is finished than committed."""
+        finished = [0] * PARTITIONS
+        for line in self.file.read_text().splitlines():
+            kind, number, rest = line.split()
+            if kind == "done":
+                newest = int(rest.rpartition(",")[2].partition(":")[0])
+                finished[int(number)] = max(finished[int(number)], newest + 1)
+        known = committed(self.kafka, self.group, [self.topic])
+        return all(known.get((self.topic, number), 0) < end for number, end in enumerate(finished))
 
     def judge(self) -> Counter[str]:
         """Count what must not be: lost, disorder, committed above processed, aborted records seen."""
@@ -127,16 +140,19 @@ async def _chaos(audit: Audit) -> None:
     notes = audit.file
     audit.join()
     audit.join()
-    feeding = asyncio.create_task(asyncio.to_thread(audit.feed, random.Random(20)))
+    chance = random.Random(20)
     for act in ("kill", "join", "term", "kill", "term"):
         size = notes.stat().st_size
+        await asyncio.to_thread(audit.feed, chance, RECORDS // 6)
         await until(lambda size=size: notes.stat().st_size > size + 2_000, 60)  # type: ignore[misc]
         await asyncio.to_thread(audit.note_commits)
+        if act == "kill":
+            await _stop_with_work_to_lose(audit, chance)
         if act != "join":
             how = signal.SIGKILL if act == "kill" else signal.SIGTERM
             await asyncio.to_thread(audit.end, audit.members[0], how)
         audit.join()
-    await feeding
+    await asyncio.to_thread(audit.feed, chance, RECORDS // 6)
     ends = {n: 0 for n in range(PARTITIONS)}
     for record in await asyncio.to_thread(list, read_topic(audit.kafka, audit.topic)):
         ends[record.partition] = record.offset + 1
@@ -147,6 +163,17 @@ async def _chaos(audit: Audit) -> None:
     for member in list(audit.members):
         await asyncio.to_thread(audit.end, member, signal.SIGTERM)
     await asyncio.to_thread(audit.note_commits)
+
+
+async def _stop_with_work_to_lose(audit: Audit, chance: random.Random) -> None:
+    """The next member to go stands still, its commits behind its work, whichever partitions it has."""
+    async with asyncio.timeout(60):
+        while True:
+            await asyncio.to_thread(audit.feed, chance, RECORDS // 40)
+            audit.members[0].send_signal(signal.SIGSTOP)
+            if await asyncio.to_thread(audit.is_ahead):
+                return
+            audit.members[0].send_signal(signal.SIGCONT)
 
 
 @pytest.mark.parametrize("how", ["kill", "restart"])
