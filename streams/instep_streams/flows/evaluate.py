@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any, Final, NamedTuple, TypeVar
 
 import psycopg
@@ -26,6 +26,8 @@ _MANY: Final = 100_000
 _LARGE_PART: Final = 0.1
 """Above both, the SELECT is run once for all keys, in one step: a sixth of the work of slices, but others wait."""
 
+_NEVER_SENT: Final = 0
+"""A digest that no document has: a key's next document, or its end, is news whatever it is."""
 _STORAGE: Final = "WITH (fillfactor = 75, autovacuum_vacuum_scale_factor = 0.1)"
 
 
@@ -247,10 +249,9 @@ SELECT {key_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
         return self._isolating(sorted(anchors), lambda some: self.evaluate(some, batch))
 
     def _isolating(
-        self, anchors: Sequence[Anchor], work: Callable[[Sequence[Anchor]], list[Found]],
-        aside: Callable[[Anchor], object] = lambda anchor: None,
+        self, anchors: Sequence[Anchor], work: Callable[[Sequence[Anchor]], list[Found]]
     ) -> list[Found]:  # fmt: skip
-        """Work on keys by halves until only those that fail are left; they are put aside, and `aside` is told."""
+        """Work on keys by halves until only those that fail are left; they are put aside."""
         try:
             with self._conn.transaction():
                 return work(anchors)
@@ -258,11 +259,10 @@ SELECT {key_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
             if len(anchors) == 1:
                 with self._conn.transaction():
                     self.dirty.add(anchors, failed=True)
-                    aside(anchors[0])
                 self.fault = exc
                 return []
         half = len(anchors) // 2
-        return self._isolating(anchors[:half], work, aside) + self._isolating(anchors[half:], work, aside)
+        return self._isolating(anchors[:half], work) + self._isolating(anchors[half:], work)
 
     def unsent(self, marker: int) -> list[Emitted]:
         """What was committed after the batch of the last marker, from the state as it is now.
@@ -275,18 +275,28 @@ SELECT {key_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
         rows = self._conn.execute(query(sql), (marker,)).fetchall()
         if not rows:
             return []
-        batches = {tuple(row[:-2]): row[-1] for row in rows}
         gone = [Emitted(self.plan.flow.name, tuple(row[:-2]), None, "", row[-1]) for row in rows if row[-2] is None]
+        batches = {tuple(row[:-2]): row[-1] for row in rows if row[-2] is not None}
         at = [keys.index(name) for name in self.plan.anchor]
-        anchors = {tuple(row[i] for i in at) for row in rows if row[-2] is not None}
-        found = self._isolating(sorted(anchors), self._documents, self._never_sent) if anchors else []
-        live = [self._emitted((*row, False), batches[tuple(row[:-2])]) for row in found if tuple(row[:-2]) in batches]
-        return gone + live
+        anchors = {tuple(key[i] for i in at) for key in batches}
+        found = self._isolating(sorted(anchors), self._documents) if anchors else []
+        live = [row for row in found if tuple(row[:-2]) in batches]
+        self._sent_instead({**dict.fromkeys(batches, _NEVER_SENT), **{tuple(row[:-2]): row[-1] for row in live}})
+        return gone + [self._emitted((*row, False), batches[tuple(row[:-2])]) for row in live]
 
-    def _never_sent(self, anchor: Anchor) -> None:
-        """With a digest that no document has, a key's next document is news whatever it is."""
-        match = " AND ".join(f"{quote(name)} = {GIVEN}::{self._types[name]}" for name in self.plan.anchor)
-        self._conn.execute(query(f'UPDATE {self._out} SET "*h" = 0 WHERE "*h" IS NOT NULL AND {match}'), list(anchor))
+    def _sent_instead(self, digests: Mapping[Key, int]) -> None:
+        """Keep what goes out late: a dirty key's document is newer than the one that was not sent, or there is none."""
+        names = self.plan.flow.key
+        given = ", ".join(f"{GIVEN}::text[]" for _ in names)
+        columns = ", ".join(f"c{i}" for i in range(len(names)))
+        match = " AND ".join(f"o.{quote(name)} = c{i}::{self._types[name]}" for i, name in enumerate(names))
+        self._conn.execute(
+            query(
+                f'UPDATE {self._out} o SET "*h" = h FROM unnest({given}, {GIVEN}::int8[]) AS u({columns}, h)'
+                f' WHERE {match} AND o."*h" <> h'
+            ),
+            [*([key[i] for key in digests] for i in range(len(names))), list(digests.values())],
+        )
 
     def _documents(self, anchors: Sequence[Anchor]) -> list[tuple[Any, ...]]:
         values = [list(column) for column in zip(*anchors, strict=True)]

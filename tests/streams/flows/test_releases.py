@@ -13,6 +13,7 @@ from tests.streams.flows.test_engine import ITEMS, drain, entry, keys, row
 
 from instep.change import Op
 from instep.flowfile import Flow
+from instep.protocols import Key
 from instep_streams.flows import releases
 from instep_streams.flows.engine import Engine
 from instep_streams.flows.session import open_state
@@ -245,3 +246,24 @@ def test_a_step_that_fails_loses_nothing_of_what_is_held(
         while made.waiting:
             found += [each.key for each in made.slice().documents if each.flow == "f"]
         assert sorted(found) == [("1",), ("2",), ("3",)]
+
+
+@pytest.mark.parametrize(("meanwhile", "later"), [("c", "b"), (None, "b")])
+def test_what_is_sent_late_in_a_newer_state_is_what_the_next_release_compares_with(
+    meanwhile: str | None, later: str, dsn: str, clock: Clock
+) -> None:
+    topic: dict[Key, str | None] = {}
+    with engine(dsn, clock, NIGHTLY) as made:
+        drain(made)
+        marker = made.progress.batch
+        made.process([(entry(2), [row(1, Op.UPDATE, name="b")])])
+        clock.to("2026-07-02 02:00:00")
+        assert drain(made) == [("1",)]
+        made.process([(entry(3), [row(1, Op.DELETE if meanwhile is None else Op.UPDATE, name=meanwhile)])])
+    with engine(dsn, clock, NIGHTLY) as made:  # killed before "b" was published
+        topic |= {each.key: each.document for each in made.unsent(marker).documents}
+        made.process([(entry(4), [row(1, Op.UPDATE, name=later)])])
+        clock.to("2026-07-03 02:00:00")
+        while made.waiting:
+            topic |= {each.key: each.document for each in made.slice().documents}
+        assert topic == {("1",): f'{{"id":1,"name":"{later}"}}'}
