@@ -50,7 +50,8 @@ class Schedule:
     def next_us(self, released_us: int) -> int:
         """The first time behind a release."""
         released = datetime.fromtimestamp(released_us // 1_000_000, UTC).astimezone(_zone(self.zone))
-        return int(next(CronSim(self.cron, released)).timestamp()) * 1_000_000
+        times = (int(each.timestamp()) * 1_000_000 for each in CronSim(self.cron, released))
+        return next(each for each in times if each > released_us)  # the hour that comes twice gives its first one again
 
     def __str__(self) -> str:
         return f"at {self.cron} ({self.zone})"

@@ -49,6 +49,12 @@ def test_a_time_that_comes_twice_in_autumn_is_taken_once() -> None:
     assert times(nightly, between, 1) == ["2026-10-26T02:30:00+01:00"]
 
 
+@pytest.mark.parametrize("minute", [0, 15, 29, 30, 59])
+def test_a_release_within_the_second_of_two_equal_hours_is_not_due_again(minute: int) -> None:
+    released = int(datetime(2026, 10, 25, 1, minute, 17, tzinfo=UTC).timestamp()) * 1_000_000
+    assert times(Schedule("30 2 * * *", BERLIN), released, 1) == ["2026-10-26T02:30:00+01:00"]
+
+
 def test_every_half_hour_is_every_half_hour_whatever_the_clock_does() -> None:
     since = us("2026-10-25 01:45", BERLIN)
     halves = Schedule("0,30 * * * *", BERLIN)

@@ -63,6 +63,9 @@ class Release:
         if isinstance(self._timing, Interval):
             waits = self._held > 0 or self._deferred
             return waits and not self._released_us <= now < self._next_us  # also when the clock was put back
+        if now < self._released_us:  # the clock was put back: the next time may not wait until it is there again
+            self._released(now)
+            self._keep()
         return now >= self._next_us
 
     def hold(self, anchors: Collection[Anchor]) -> None:

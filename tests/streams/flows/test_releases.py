@@ -141,6 +141,20 @@ def test_a_clock_that_was_put_back_does_not_stop_a_flow(dsn: str, clock: Clock) 
         assert drain(made) == [("1",)]
 
 
+def test_a_schedule_whose_last_release_a_wrong_clock_put_in_the_future_comes_at_its_next_time(
+    dsn: str, clock: Clock
+) -> None:
+    clock.to("2031-01-01 12:00:00")
+    with engine(dsn, clock, NIGHTLY) as made:
+        drain(made)
+    clock.to("2026-07-01 12:00:00")
+    with engine(dsn, clock, NIGHTLY) as made:
+        made.process([(entry(2), [row(1, Op.UPDATE, name="x")])])
+        assert drain(made) == []
+        clock.to("2026-07-02 02:00:00")
+        assert drain(made) == [("1",)]
+
+
 def test_other_flows_and_a_changed_select_do_not_wait(dsn: str, clock: Clock) -> None:
     other = AT_ONCE.model_copy(update={"name": "g"})
     with engine(dsn, clock, NIGHTLY, other) as made:
