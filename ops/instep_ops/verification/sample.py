@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from instep_connectors.postgres.session import store_failure
 from instep_ops.flows import compiled
 from instep_schemas.documents import DocumentColumn
 from instep_streams.flows.arrays import ArrayDumper
-from instep_streams.flows.catalog import query, quote
+from instep_streams.flows.catalog import query
 from instep_streams.flows.compile import Plan
 from instep_streams.flows.session import LOOKUPS, PINNED, pin
 from instep_streams.flows.statements import anchors_sql
@@ -32,12 +32,10 @@ class Sampled:
     Attributes:
         plan: the compiled flow.
         columns: its output.
-        tables: where its keys come from: a table, and the anchor as expressions over its row `"r"`.
     """
 
     plan: Plan
     columns: tuple[DocumentColumn, ...]
-    tables: tuple[tuple[str, tuple[str, ...]], ...]
 
     def anchor(self, key: Key) -> Key:
         """The part of a key by which the store is asked."""
@@ -52,7 +50,7 @@ class Sampled:
         found: set[Key] = set()
         if count < 1:
             return found
-        for table, image in self.tables:
+        for table, image in self.plan.roots:
             texts = ", ".join(f"({each})::text" for each in image)
             try:
                 estimate = "SELECT reltuples::float8 FROM pg_catalog.pg_class WHERE oid = %s::regclass"
@@ -101,12 +99,4 @@ def settle(conn: psycopg.Connection[Any]) -> None:
 def sampled(settings: Settings, flow: str) -> Sampled:
     """Compile a flow against its store; raises as `flows.compiled`."""
     with compiled(settings, flow) as (_, plan, columns, _):
-        return Sampled(plan, columns, tuple(_sources(plan)))
-
-
-def _sources(plan: Plan) -> Sequence[tuple[str, tuple[str, ...]]]:
-    found = []
-    for table, walks in plan.walks.items():
-        schema, _, name = table.partition(".")
-        found += [(f"{quote(schema)}.{quote(name)}", walk.image) for walk in walks if walk.sql is None]
-    return found
+        return Sampled(plan, columns)

@@ -48,6 +48,7 @@ class Plan:
         anchor: the key columns that are the unit of evaluation; one anchor value may own several documents.
         walks: per table id, how a changed row leads to anchor values.
         needed: per table id, the columns whose change can matter.
+        roots: (quoted table, the anchor as SQL expressions over its row `"r"`): where the keys come from.
         indexes: (table id, indexed SQL expressions), for walks and evaluation.
         edges: for people, `public.a.x -> public.b.y`.
         warnings: what is allowed but may surprise.
@@ -58,6 +59,7 @@ class Plan:
     anchor: tuple[str, ...]
     walks: dict[str, tuple[Walk, ...]]
     needed: dict[str, tuple[str, ...]]
+    roots: tuple[tuple[str, tuple[str, ...]], ...]
     indexes: tuple[tuple[str, tuple[str, ...]], ...]
     edges: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -103,8 +105,9 @@ def _compile(flow: Flow, catalog: Catalog) -> Plan:
     tables = {node.table.id: node.table for node in reader.nodes}
     needed = _needed_columns(select, tables)
     _refuse_foreign(needed, catalog)
+    roots = tuple(dict.fromkeys((branch.root.table.sql, branch.anchor) for branch in branches))
     return Plan(
-        flow, sql, anchor, {table: tuple(each) for table, each in walks.items()}, needed,
+        flow, sql, anchor, {table: tuple(each) for table, each in walks.items()}, needed, roots,
         tuple(sorted(_indexes(branches))), _edge_texts(reader.edges), tuple(_warnings(select, reader)),
     )  # fmt: skip
 

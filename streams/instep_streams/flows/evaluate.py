@@ -188,12 +188,7 @@ SELECT {key_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
 
     def put_off_all(self) -> None:
         """Make every anchor dirty: those of the key's tables and those that were emitted."""
-        sources = [
-            f'SELECT {_anchor_array(walk.image)} FROM {self._sql_name(table)} AS "r"'
-            for table, walks in self.plan.walks.items()
-            for walk in walks
-            if not walk.via
-        ]
+        sources = [f'SELECT {_anchor_array(anchor)} FROM {table} AS "r"' for table, anchor in self.plan.roots]
         own = _anchor_array([f"o.{quote(name)}" for name in self.plan.anchor])
         sources.append(f'SELECT {own} FROM {self._out} o WHERE "*h" IS NOT NULL')
         self.dirty.clear()
@@ -201,11 +196,6 @@ SELECT {key_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
             f"SELECT a FROM ({' UNION '.join(sources)}) AS u(a) WHERE array_position(a, NULL) IS NULL"
         )
         self.waiting = True
-
-    @staticmethod
-    def _sql_name(table: str) -> str:
-        schema, _, name = table.partition(".")
-        return f"{quote(schema)}.{quote(name)}"
 
     def emitted_estimate(self) -> int:
         """Roughly how many keys have been emitted, from the planner's statistics."""

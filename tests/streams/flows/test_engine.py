@@ -254,6 +254,16 @@ def test_an_intermediate_result_that_nobody_kept_up_is_made_anew(meanwhile: dict
         }
 
 
+def test_one_failing_key_of_a_table_in_a_schema_with_a_dot_holds_up_no_other(dsn: str) -> None:
+    table = replace(ITEMS, schema="we.st")
+    with engine(dsn) as made:
+        made.ensure_tables([table])
+        made.process([(entry(1), [row(n, name=str(n))._replace(table=table.id) for n in (0, 1, 2)])])
+        made.deploy({"f": flow('SELECT id, 10 / name::int AS share FROM "we.st".items')})
+        assert sorted(drain(made)) == [("1",), ("2",)]
+        assert "division by zero" in made.fault("f")
+
+
 def test_an_unsent_document_that_cannot_be_made_any_more_holds_up_no_other(dsn: str) -> None:
     with engine(dsn) as made:
         made.process([(entry(1), [row(1, name="1"), row(2, name="2")])])
