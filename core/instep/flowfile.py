@@ -20,6 +20,7 @@ from instep.errors import FlowError
 from instep.protocols import Delete
 from instep.settings import Model
 from instep.timing import Schedule, Timing, interval
+from instep.topics import flow_topic
 
 _HEADER = re.compile(r"\A\s*/\*\s*instep\b(?P<toml>.*?)\*/", re.DOTALL)
 _CUT_SCHEDULE = re.compile(r"""\bschedule[ \t]*=[ \t]*(["'])[^"'\n]*\Z""")
@@ -116,10 +117,17 @@ def load_all(folder: Path) -> dict[str, Flow]:
     """Read every `*.sql` of a folder, by name.
 
     Raises:
-        FlowError: a file cannot be read or its header is wrong.
+        FlowError: a file cannot be read, its header is wrong, or two of them would share a topic.
     """
-    flows = {}
+    flows: dict[str, Flow] = {}
+    topics: dict[str, str] = {}
     for file in sorted(folder.glob("*.sql")):
+        other = topics.setdefault(flow_topic(file.stem), file.stem)
+        if other != file.stem:
+            raise FlowError(
+                "HEADER", f"Flows {other!r} and {file.stem!r} would both write the topic {flow_topic(other)}.",
+                "Rename one of the files: only letters, digits, `.`, `_` and `-` come into a topic's name as they are.",
+            )  # fmt: skip
         try:
             flows[file.stem] = parse(file.stem, file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as exc:

@@ -8,6 +8,7 @@ used, and nothing that prints settings can show them. `embedded` as an address m
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, fi
 from instep.errors import ConfigError
 
 EMBEDDED = "embedded"
+_SOURCE = re.compile(r"[A-Za-z0-9._-]+")
 
 
 class Secret(str):
@@ -223,6 +225,17 @@ class Settings(Model):
         default_factory=dict, description="level by subject, `*` as a wildcard; later ones win; see `instep plan`"
     )
     root: Path = Field(Path("."), exclude=True, description="folder of instep.toml; relative paths start here")
+
+    @field_validator("sources")
+    @classmethod
+    def _tell_apart(cls, sources: dict[str, SourceSettings]) -> dict[str, SourceSettings]:
+        for name in sources:
+            if not _SOURCE.fullmatch(name):
+                raise ValueError(f"{name!r}: topics begin with it: only letters, digits, `.`, `_` and `-` will do")
+            other = next((each for each in sources if name.startswith(f"{each}.")), None)
+            if other is not None:
+                raise ValueError(f"{name}: its topics would count as those of {other!r}, too; name one otherwise")
+        return sources
 
     @field_validator("sources")
     @classmethod

@@ -68,3 +68,10 @@ def test_a_folder_of_flows_is_read_by_name(tmp_path: Path) -> None:
     (tmp_path / "a.sql").write_text(CARD)
     (tmp_path / "notes.txt").write_text("not a flow")
     assert list(load_all(tmp_path)) == ["a", "b"]
+
+
+def test_two_flows_whose_names_make_one_topic_are_refused(tmp_path: Path) -> None:
+    for name in ("a b", "a_b"):
+        (tmp_path / f"{name}.sql").write_text(CARD)
+    with pytest.raises(FlowError, match="'a b' and 'a_b' would both write the topic"):
+        load_all(tmp_path)

@@ -38,6 +38,8 @@ def test_a_project_is_read_with_its_defaults(tmp_path: Path) -> None:
         ("name = 'Shop'\n[sources.shop]\ndsn='x'", "name"),
         ("[sources.shop]\ndsn='x'\npartitions=0", "sources.shop.partitions"),
         ("name = ", "not valid TOML"),
+        ("[sources.'é']\ndsn='x'\n[sources.'ü']\ndsn='x'", "topics begin with it"),
+        ("[sources.shop]\ndsn='x'\n[sources.'shop.eu']\ndsn='x'", "count as those of 'shop'"),
     ],
 )
 def test_a_wrong_project_is_refused_by_name(tmp_path: Path, text: str, named: str) -> None:
