@@ -129,12 +129,22 @@ def _anchored(flow: Flow, blocks: Sequence[Block], reader: Reader) -> tuple[tupl
     failure = refuse("KEY", f"Key ({', '.join(flow.key)})")
     for attempt, (chosen, part) in enumerate(sorted(groups.items(), key=lambda each: -len(each[1]))):
         try:
-            return tuple(part), _branches(chosen, [positions[each] or 0 for each in part], blocks, reader)
+            owned = _restricting(part, positions, blocks)
+            return tuple(owned), _branches(chosen, [positions[each] or 0 for each in owned], blocks, reader)
         except FlowError as exc:
             failure = failure if attempt else exc
     if not groups:
         failure = _why_no_anchor(flow, blocks, positions) or failure
     raise failure
+
+
+def _restricting(part: list[str], positions: dict[str, int | None], blocks: Sequence[Block]) -> list[str]:
+    """Those key columns that every branch may be read by alone: `account` of a statement's (account, line)."""
+    found = {each: [barrier(block, block.output(positions[each] or 0)) for block in blocks] for each in part}
+    owned = [each for each, barriers in found.items() if not any(barriers)]
+    if not owned:
+        raise next(each for each in found[part[0]] if each is not None)
+    return owned
 
 
 def _refuse_loose(name: str, value: exp.Expr, block: Block) -> None:
@@ -163,10 +173,6 @@ def _branches(
     branches = []
     for root, block in zip(roots, blocks, strict=True):
         values = [block.output(at) for at in positions]
-        for value in values:
-            found = barrier(block, value)
-            if found is not None:
-                raise found
         if _nullable(root, block):
             raise refuse("NULLABLE_ROOT", f'Table "{root.table.id}" (alias "{root.alias}")')
         anchor = tuple(_over_root(value, block) for value in values)

@@ -143,7 +143,7 @@ def qualified(tree: exp.Query, catalog: Catalog) -> exp.Query:
 def _qualify(tree: exp.Query, catalog: Catalog) -> exp.Query:
     unknown: set[str] = set()
     while True:
-        schema: dict[str, Any] = {DEFAULT_SCHEMA: {}}
+        schema: dict[str, Any] = {}  # no empty namespaces: sqlglot takes its depth from the first
         for table in catalog.values():
             names = [column.name for column in table.columns]
             schema.setdefault(table.schema, {})[table.name] = dict.fromkeys([*names, *unknown], "text")

@@ -187,6 +187,19 @@ def test_accepted(sql: str, key: tuple[str, ...]) -> None:
     assert compiled(sql, *key).anchor
 
 
+def test_a_table_outside_of_public_needs_no_qualified_columns() -> None:
+    table = {name: each for name, each in CATALOG.items() if each.schema == "crm"}
+    flow = Flow(name="f", sql="SELECT id, name FROM crm.tenants", key=("id",))
+    assert compile_flow(flow, table).needed == {"crm.tenants": ("id", "name")}
+
+
+def test_only_key_columns_that_windows_keep_apart_are_the_anchor() -> None:
+    running = "SELECT s.site, s.product_id, sum(s.on_hand) OVER (PARTITION BY s.product_id ORDER BY s.site) AS n"
+    assert compiled(f"{running} FROM stock s", "site", "product_id").anchor == ("product_id",)
+    with pytest.raises(FlowError, match="the window reaches over"):
+        compiled(f"{running}, rank() OVER (PARTITION BY s.site) AS r FROM stock s", "site", "product_id")
+
+
 def test_the_statement_is_kept_as_the_user_wrote_it() -> None:
     assert compiled("SELECT id , name\n FROM products ;  -- end").sql == "SELECT id , name\n FROM products"
 
