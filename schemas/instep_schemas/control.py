@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 from instep_schemas.connectrecords import connect_record, source_record, transaction_record
 from instep_schemas.derive import schema_text
+from instep_schemas.javatext import hash_order
 from instep_schemas.varint import counted, long
 from instep_schemas.wire import WireOptions
 
@@ -90,11 +91,11 @@ def transaction_key(transaction: str) -> bytes:
 def transaction_value(
     status: Literal["BEGIN", "END"], transaction: str, ts_ms: int, counts: Mapping[str, int] | None = None
 ) -> bytes:
-    """Avro body of a BEGIN (no counts) or END (changes per `schema.table`, in order of first change)."""
+    """Avro body of a BEGIN (no counts) or END (changes per `schema.table`, as Java's HashMap orders them)."""
     head = counted(status.encode()) + counted(transaction.encode())
     if counts is None:
         return head + b"\x00\x00" + long(ts_ms)
-    tables = b"".join(b"\x02" + counted(table.encode()) + long(count) for table, count in counts.items())
+    tables = b"".join(b"\x02" + counted(table.encode()) + long(counts[table]) for table in hash_order(counts))
     blocks = long(len(counts)) + tables if counts else b""
     return head + b"\x02" + long(sum(counts.values())) + b"\x02" + blocks + b"\x00" + long(ts_ms)
 

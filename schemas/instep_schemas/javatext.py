@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Final
 
+from instep_schemas.civil import civil_from_days
+
+_DAY_MS: Final = 86_400_000
 _NUMBER: Final = re.compile(rb"[-+0-9.eE]+|Infinity|-Infinity|NaN")
 
 
@@ -28,6 +31,20 @@ def number(value: float, *, single: bool = False) -> str:
             return f"{minus}0.{'0' * -point}{text}"
         return f"{minus}{text[:point].ljust(point, '0')}.{text[point:] or '0'}"
     return f"{minus}{text[0]}.{text[1:] or '0'}E{point - 1}"
+
+
+def moment(ms: int) -> str:
+    """A `java.util.Date` as Kafka Connect's `Values` shows it, by its milliseconds since 1970 (UTC).
+
+    What lies before the second day is a time, what is a midnight a date.
+    """
+    days, rest = divmod(ms, _DAY_MS)
+    clock = f"{rest // 3_600_000:02}:{rest // 60_000 % 60:02}:{rest // 1000 % 60:02}.{rest % 1000:03}Z"
+    if ms < _DAY_MS:
+        return clock
+    year, month, day = civil_from_days(days)
+    date = f"{year:04}-{month:02}-{day:02}"
+    return f"{date}T{clock}" if rest else date
 
 
 def _shortest(value: float) -> str:

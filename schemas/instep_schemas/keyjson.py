@@ -1,6 +1,7 @@
 """A Kafka key as JSON text and back, as Kafka Connect's JSON converter writes it: the headers of a key change.
 
-Bytes are base64, decimals numbers with all their digits, dates and times the numbers that Avro holds.
+Bytes are base64, decimals numbers with all their digits, dates and times the numbers that Avro holds; Connect's own
+(time.precision.mode=connect) are its texts, without quotes, which no JSON reader takes back.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from instep_schemas.values import twos_complement
 from instep_schemas.varint import counted, long, read_long
 
 _EXACT: Final = Context(prec=200_000, Emax=999_999, Emin=-999_999)
+_DAY_MS: Final = 86_400_000
 _FLOATS = {"float": struct.Struct("<f"), "double": struct.Struct("<d")}
 
 
@@ -42,9 +44,11 @@ def _read(avro: Any, data: bytes, at: int) -> tuple[str, int]:
     if isinstance(avro, list):  # only a key that a setting chose has nullable columns
         branch = avro[data[at] >> 1]
         return ("null", at + 1) if branch == "null" else _read(branch, data, at + 1)
-    kind = kind_of(avro)[0]
+    kind, name = kind_of(avro)
     if kind in ("int", "long"):
         whole, at = read_long(data, at)
+        if name.startswith("org.apache.kafka.connect.data."):
+            return javatext.moment(whole * (_DAY_MS if name.endswith(".Date") else 1)), at
         return str(whole), at
     if kind in ("string", "bytes"):
         size, at = read_long(data, at)

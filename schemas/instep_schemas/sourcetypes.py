@@ -24,7 +24,7 @@ def source_parameters(relation: Relation, column: Column, options: WireOptions) 
     if not _named(relation, column, options):
         return {}
     length, scale = _size(column.type, column.modifier)
-    name, shown = column.type.name, {"length": str(length), "scale": str(scale)}
+    name, shown = _type_name(column, options), {"length": str(length), "scale": str(scale)}
     copied = options.copied
     if copied and name in _SERIAL and (column.default or "").startswith("nextval("):
         name = _SERIAL[name]
@@ -34,6 +34,13 @@ def source_parameters(relation: Relation, column: Column, options: WireOptions) 
     return {f"__debezium.source.column.{each}": text for each, text in told.items()}
 
 
+def _type_name(column: Column, options: WireOptions) -> str:
+    """In a first copy JDBC's name: with the schema where the usual search_path does not find the type."""
+    kind = column.type
+    seen = not options.copied or kind.schema in ("public", "pg_catalog")
+    return kind.name if seen else f'"{kind.schema}"."{kind.name}"'
+
+
 def length_of(column: Column) -> int:
     """How long its values may be, as Debezium counts them."""
     return _size(column.type, column.modifier)[0]
@@ -41,7 +48,7 @@ def length_of(column: Column) -> int:
 
 def _named(relation: Relation, column: Column, options: WireOptions) -> bool:
     qualified = f"{relation.table}.{column.name}"
-    by_type = f"{relation.table}.{column.type.name}"
+    by_type = f"{relation.table}.{_type_name(column, options)}"
     return any(column_matches(pattern, qualified) for pattern in options.propagate) or any(
         column_matches(pattern, name)
         for pattern in options.propagate_types

@@ -36,6 +36,10 @@ _TEXTS: Final = frozenset({"text", "varchar", "bpchar"})
 _CALL = re.compile(r"\(?[A-Za-z0-9_.\"]+\(.*\).*|CURRENT_\w+.*|LOCALTIME.*", re.DOTALL)
 _KEYWORD = re.compile(r"[A-Z_]+")
 _PLAIN = re.compile(r"\(?(-?[0-9.]+|true|false)\)?(?:::.*)?")
+_CAST_NUMBER = re.compile(r"\(|-?[0-9.]+::")
+"""`(7)::bigint`, `1.5::numeric(5,2)`: Debezium does not read such numbers."""
+_DATE = re.compile(rb"\d{4}-\d\d-\d\d")
+_STAMP = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d.*")
 _DEFAULTABLE: Final[dict[str, str]] = {
     **dict.fromkeys(("int2", "int4", "int8", "numeric", "float4", "float8"), "0"),
     **dict.fromkeys(("bpchar", "varchar", "text"), ""),
@@ -124,15 +128,18 @@ def default_text(column: Column, base: str) -> bytes | None:
     zero_text = _DEFAULTABLE.get(base)
     if expression is None or zero_text is None:
         return None
-    constant = constant_default(column)
+    constant = None if _CAST_NUMBER.match(expression) else constant_default(column)
     if constant is not None:
-        return constant.encode()
+        # of an enum's label Debezium leaves the quotes doubled
+        return (constant.replace("'", "''") if base == "enum" else constant).encode()
     if base in _TEXTS and _KEYWORD.fullmatch(expression):  # CURRENT_USER: Debezium takes it for the text itself
         return expression.encode()
-    if _CALL.fullmatch(expression) or base == "bool":
+    if _CALL.fullmatch(expression) or base in ("bool", "bit"):
         return zero_text.encode()
-    quoted = _QUOTED.search(expression) if base in _TEXTS else None
-    return None if quoted is None else quoted[1].replace("''", "'").encode()
+    quoted = _QUOTED.search(expression)
+    if quoted is not None:
+        return quoted[1].replace("''", "'").encode()
+    return expression.encode() if base in _TEXTS else None  # of `(7)::text` Debezium takes all for the text
 
 
 def constant_default(column: Column) -> str | None:
@@ -147,6 +154,8 @@ def constant_default(column: Column) -> str | None:
 def default_bytes(column: Column, mapped: Mapped) -> bytes | None:
     """The default's Avro bytes; None for no default that the schema could show."""
     text = default_text(column, mapped.base)
+    if text is not None:
+        text = _moment(text, mapped.base)
     if text is None or (mapped.codec == "variable" or column.type.kind is TypeKind.DOMAIN):
         return None  # the schema of a record shows none; Debezium reads none of a domain's column
     if mapped.codec == "numeric_text" and mapped.scale > 0:
@@ -155,6 +164,13 @@ def default_bytes(column: Column, mapped: Mapped) -> bytes | None:
         return codec_of(mapped)(text)
     except (ValueError, KeyError, IndexError):
         return None
+
+
+def _moment(text: bytes, base: str) -> bytes:
+    """A date where a timestamp is meant, or the other way round, as what is meant."""
+    if base == "date" and _STAMP.fullmatch(text):
+        return text[:10]
+    return text + b" 00:00:00" if base == "timestamp" and _DATE.fullmatch(text) else text
 
 
 def json_default(avro: Avro, encoded: bytes) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, Final
 
 from instep_schemas import civil, literals
@@ -19,6 +20,7 @@ Reader = Callable[[bytes, int], tuple[str, int]]
 
 _DOUBLE = struct.Struct("<d").unpack_from
 _FLOAT = struct.Struct("<f")
+_SHORT_BITS: Final = 14_000
 
 
 def float_text(number: float, *, single: bool = False) -> str:
@@ -62,9 +64,14 @@ def decimal_text(content: bytes, scale: int) -> str:
     """Two's complement bytes of an unscaled number as a decimal text with `scale` digits."""
     number = int.from_bytes(content, "big", signed=True)
     if scale <= 0:
-        return str(number * 10**-scale)
-    digits = str(abs(number)).rjust(scale + 1, "0")
+        return _digits(number * 10**-scale)
+    digits = _digits(abs(number)).rjust(scale + 1, "0")
     return f"{'-' if number < 0 else ''}{digits[:-scale]}.{digits[-scale:]}"
+
+
+def _digits(number: int) -> str:
+    """The number in full, however long: Python's `str` refuses more than 4300 digits."""
+    return str(number) if number.bit_length() < _SHORT_BITS else format(Decimal(number), "f")
 
 
 def zoned_text(iso: str) -> str:

@@ -126,9 +126,15 @@ def variable(text: bytes) -> bytes:
         raise NoRoom("NaN and Infinity have no decimal form")
     whole, _, fraction = text.partition(b".")
     fraction = fraction.rstrip(b"0")
-    return long(len(fraction)) + counted(twos_complement(int(whole + fraction)))
+    return long(len(fraction)) + counted(twos_complement(_integer(whole + fraction)))
 
 
+def _integer(digits: bytes) -> int:
+    """The number, of however many digits: Python's `int` refuses more than 4300."""
+    return int(digits) if len(digits) <= _INT_DIGITS else int(Decimal(digits.decode()))
+
+
+_INT_DIGITS: Final = 4300
 _SPECIAL_DECIMAL: Final = {b"NaN": b"NAN", b"Infinity": b"POSITIVE_INFINITY", b"-Infinity": b"NEGATIVE_INFINITY"}
 
 

@@ -244,7 +244,8 @@ class Deviation(NamedTuple):
 
 EXCEPTIONS: Final[Mapping[str, Deviation]] = {
     "null-with-default": Deviation(
-        "An explicit NULL in a nullable column that has a DEFAULT becomes the default value.",
+        "An explicit NULL in a nullable column that has a DEFAULT becomes the default value, also in a key "
+        "(message.key.columns).",
         "null: the schema can carry it. (Of a delete's old row, unknown columns still show their defaults.)",
     ),
     "name-in-stream": Deviation(
@@ -256,6 +257,18 @@ EXCEPTIONS: Final[Mapping[str, Deviation]] = {
         "in the WAL and for whose type it has no filler (nanoseconds; an unchanged TOAST bytea written as text), a "
         "table without columns, a name that Avro lacks, a SELECT for the snapshot that gives other columns.",
         "goes on: a filler, the placeholder, the adjusted name, the columns by their names.",
+    ),
+    "shared-topic": Deviation(
+        "Tables whose names differ in characters that topics lack write into one topic, with a warning.",
+        "a refusal at the start that names both.",
+    ),
+    "unheeded-stop": Deviation(
+        "The signal stop-snapshot does not find the tables it names, and their copies go on.",
+        "their copies stop.",
+    ),
+    "identity-given-up": Deviation(
+        "replica.identity.autoset.values is given up for all tables when one of those it names needs quotes.",
+        "done for all of them.",
     ),
     "array-times": Deviation(
         "Times in arrays lose their microseconds, those with a time zone all of their fraction.",

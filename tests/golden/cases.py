@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ CREATE FUNCTION {0}_out({0}) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT 
 CREATE TYPE {0} (INPUT = {0}_in, OUTPUT = {0}_out, LIKE = text, CATEGORY = 'S', COLLATABLE = true);
 CREATE CAST ({0} AS text) WITHOUT FUNCTION AS IMPLICIT;
 CREATE CAST (text AS {0}) WITHOUT FUNCTION AS ASSIGNMENT"""
+
+_PAIRS = """;
+CREATE FUNCTION hstore(text, text) RETURNS hstore LANGUAGE sql IMMUTABLE AS
+$$ SELECT format('"%s"=>"%s"', $1, $2)::hstore $$"""
 
 PREPARE = """
 SET allow_system_table_mods = on;
@@ -34,6 +39,9 @@ _FUNCTIONS = re.compile(
     re.IGNORECASE,
 )
 _HSTORE = re.compile(r"'((?:[^']|'')*=>(?:[^']|'')*)'")
+_DECLARED = re.compile(
+    r"<\?xml\s+version=\\?\"1\.0\\?\"(?:\s+encoding=\\?\"utf-8\\?\")?\s*\?>(?:\n|\\n)?", re.IGNORECASE
+)
 _PAIR = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[^\s=,"]+)\s*=>\s*("(?:[^"\\]|\\.)*"|[^\s,"]+)\s*(?:,|$)')
 
 
@@ -45,21 +53,28 @@ def names(folder: Path = FOLDER) -> list[str]:
 def load(folder: Path, name: str) -> dict[str, Any]:
     """One case, its statements as the embedded PostgreSQL takes them."""
     case: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    hstore = any("hstore" in str(statement) for statement in case["ddl"])
+    used = frozenset(name for name in ("hstore", "xml") if any(name in str(each) for each in case["ddl"]))
     for part in ("ddl", "seed", "dml"):
-        case[part] = [_adapted(step, hstore) for step in case.get(part, [])]
+        case[part] = [_adapted(step, used) for step in case.get(part, [])]
     return case
 
 
-def _adapted(step: Any, hstore: bool) -> Any:
+def _adapted(step: Any, used: Set[str]) -> Any:
     if isinstance(step, list):
-        return [_adapted(each, hstore) for each in step]
+        return [_adapted(each, used) for each in step]
     if not isinstance(step, str):
         return step
-    step = _EXTENSION.sub(lambda found: _TEXT_TYPE.format(found[1].lower()), step)
+    step = _EXTENSION.sub(_stand_in, step)
     step = _WRAPPER.sub(lambda found: f"CREATE FOREIGN DATA WRAPPER {found[1]}", step)
     step = _FUNCTIONS.sub("SELECT", step)
-    return _HSTORE.sub(lambda found: f"'{_hstore(found[1])}'", step) if hstore else step
+    if "xml" in used:  # PostgreSQL does not print a declaration that says nothing new
+        step = _DECLARED.sub("", step)
+    return _HSTORE.sub(lambda found: f"'{_hstore(found[1])}'", step) if "hstore" in used else step
+
+
+def _stand_in(found: re.Match[str]) -> str:
+    name = found[1].lower()
+    return _TEXT_TYPE.format(name) + (_PAIRS if name == "hstore" else "")
 
 
 def _hstore(literal: str) -> str:

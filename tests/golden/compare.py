@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from tests.golden.deviations import DEATHS, excuse, keyless_copy, left_out_key, reason
+from tests.golden.deviations import DEATHS, default_key, excuse, keyless_copy, left_out_key, of_a_copy, reason
 from tests.golden.replay import Replayed
 from tests.golden.volatile import check_relations, decode, encode, masked
 
@@ -78,6 +78,9 @@ class _Comparison:
         own_fault = any(cause in str(self.case.get("task_failed")) for cause in DEATHS)
         if own_fault and self.ours.failure is None and not self.ours.dead:
             self.exceptions.add("connector-death")
+        if " share the topic " in str(self.ours.failure):
+            self.exceptions.add("shared-topic")
+            return
         if self.ours.failure is not None and not failed:
             yield f"ours ended: {self.ours.failure}"
         expected: dict[str, list[dict[str, Any]]] = {}
@@ -142,6 +145,12 @@ class _Comparison:
             if dead or self.ours.dead:
                 self.exceptions.add(reason((dead or self.ours.dead)[0]))
             return 0, 1
+        if mine and "replica.identity.autoset.values" in self.case["config"] and 'TABLE "' in str(self.case["ddl"]):
+            self.exceptions.add("identity-given-up")
+            return min(len(theirs), 1), 1
+        if self._stops and theirs and of_a_copy(theirs[0]):
+            self.exceptions.add("unheeded-stop")
+            return 1, 0
         if mine and keyless_copy(mine[0].key, mine[0].value):
             self.exceptions.add("keyless-copy")
             return 0, 1
@@ -158,6 +167,8 @@ class _Comparison:
     def _differ(self, mine: Told, theirs: Told) -> str:
         if left_out_key(theirs.key, mine.value, theirs.value) and mine.key_hex != theirs.key_hex:
             self.exceptions.add("left-out-key")
+        elif default_key(mine.schemas[0], mine.key, theirs.key):
+            self.exceptions.add("null-with-default")
         elif mine.key_hex != theirs.key_hex:
             return f"key: {_first_difference(mine.key, theirs.key)}"
         if mine.headers != theirs.headers:
@@ -177,6 +188,10 @@ class _Comparison:
             self.exceptions |= {name for name in names if name}
             return ""
         return _first_difference(mine.value, theirs.value) or "value bytes"
+
+    @property
+    def _stops(self) -> bool:
+        return "stop-snapshot" in str(self.case["dml"])
 
     # ---- decoding
 
@@ -298,7 +313,10 @@ def _first_difference(mine: Any, theirs: Any, path: str = "") -> str:
         and mine[:2] == theirs[:2] == '{"'
         and mine[-1:] == theirs[-1:] == "}"
     ):
-        plain = [json.loads(text, strict=False) for text in (mine, theirs)]
+        try:
+            plain = [json.loads(text, strict=False) for text in (mine, theirs)]
+        except ValueError:  # Java's numbers and quotes in a key's header need not be JSON
+            return f"{path}: {_short(mine)} vs {_short(theirs)}"
         return _first_difference(plain[0], plain[1], path) or f"{path}: order of attributes"
     return "" if repr(mine) == repr(theirs) else f"{path}: {_short(mine)} vs {_short(theirs)}"
 

@@ -14,6 +14,7 @@ DEATHS = (
     "Illegal initial character: ",
     "DBZ-4350",
     "internal schema representation is probably out of sync",
+    "is not a valid namespace",
 )
 """What the connector says when it stops for a fault of its own."""
 
@@ -97,6 +98,25 @@ def left_out_key(key: Any, mine: Any, theirs: Any) -> bool:
     if not isinstance(theirs, dict) or not isinstance(mine, dict) or key is None or mine.get("op") != "r":
         return False
     return not any(key.values()) and not set(key) & set(mine["after"] or ())
+
+
+def default_key(schema: str | None, mine: Any, theirs: Any) -> bool:
+    """Whether their key shows a column's default where ours says that it is null."""
+    if schema is None or not isinstance(mine, dict) or not isinstance(theirs, dict) or mine == theirs:
+        return False
+    defaults = {field["name"]: field.get("default") for field in json.loads(schema)["fields"]}
+    return all(
+        mine[name] == theirs[name] or (mine[name] is None and theirs[name] == defaults[name] is not None)
+        for name in mine
+    )
+
+
+def of_a_copy(told: Any) -> bool:
+    """Whether this is a row of a copy beside the stream, or one of its windows in the signal table."""
+    if isinstance(told.key, dict) and str(told.key.get("id")) in ("*-open", "*-close"):
+        return True
+    value = told.value
+    return isinstance(value, dict) and value.get("op") == "r" and value["source"]["snapshot"] == "incremental"
 
 
 def keyless_copy(key: Any, mine: Any) -> bool:

@@ -79,7 +79,8 @@ def test_a_record_type_is_spelled_out_once() -> None:
 DEFAULTS = [
     ("int4", "7", 7),
     ("int4", "'-1'::integer", -1),
-    ("int4", "(-1)", -1),
+    ("int4", "(7)::integer", None),
+    ("text", "(7)::text", "(7)::text"),
     ("int4", "nextval('s'::regclass)", 0),
     ("int4", "1 + 2", None),
     ("text", "('a'::text || 'b'::text)", "a"),

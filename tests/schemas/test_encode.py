@@ -272,6 +272,7 @@ CARRIED = [
     (NATIVE, ANY_NUMBER, "NaN"),
     (NATIVE, ANY_NUMBER, "-Infinity"),
     (NATIVE, ANY_NUMBER, "1.500"),
+    (DEBEZIUM, ANY_NUMBER, "7" * 5000),
     (DEBEZIUM, MOMENT, "infinity"),
     (NATIVE, MOMENT, "-infinity"),
     (DEBEZIUM, MOMENT, "0044-03-15 12:00:00 BC"),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instep_schemas.javatext import geometric, hash_order, number
+from instep_schemas.javatext import geometric, hash_order, moment, number
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,17 @@ def test_the_order_of_a_java_hash_map() -> None:
 @given(st.lists(st.text(), unique=True))
 def test_no_key_of_a_hash_map_is_lost(keys: list[str]) -> None:
     assert sorted(hash_order(keys)) == sorted(keys)
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [
+        (36_000_500, "10:00:00.500Z"),
+        (0, "00:00:00.000Z"),
+        (1_704_067_200_000, "2024-01-01"),
+        (1_704_103_200_123, "2024-01-01T10:00:00.123Z"),
+        (-1, "23:59:59.999Z"),
+    ],
+)
+def test_a_java_date_as_connect_shows_it(ms: int, text: str) -> None:
+    assert moment(ms) == text

@@ -48,15 +48,21 @@ class Selection:
         not_schemas: schema.exclude.list.
         tables: table.include.list.
         not_tables: table.exclude.list.
+        signals: signal.data.collection: streamed whatever the filters say, but copied only if they name it.
     """
 
     schemas: tuple[str, ...] = ()
     not_schemas: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     not_tables: tuple[str, ...] = ()
+    signals: str = ""
 
     def wants(self, schema: str, table: str) -> bool:
         """Whether the table is captured."""
+        return f"{schema}.{table}" == self.signals or self.copies(schema, table)
+
+    def copies(self, schema: str, table: str) -> bool:
+        """Whether a snapshot reads the table."""
         name = f"{schema}.{table}"
         return (
             schema not in _SYSTEM
@@ -75,7 +81,7 @@ def selected(conn: Connection, selection: Selection) -> list[Published]:
     """
     rows = conn.execute(_TABLES).fetchall()
     tables = sorted(
-        (Published(oid, schema, name) for oid, schema, name, *_ in rows if selection.wants(schema, name)),
+        (Published(oid, schema, name) for oid, schema, name, *_ in rows if selection.copies(schema, name)),
         key=lambda table: table.table,
     )
     ordered = (table for pattern in selection.tables for table in tables if matches((pattern,), table.table))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from instep.change import Position
 from instep.journal import Counts, JournalEntry, TopicPartition
 
 Headers = list[tuple[str, bytes]]
+
+MAX_BATCH_BYTES: Final = 8 << 20
+"""A batch of so many bytes of keys and values is full."""
 
 
 class Record(NamedTuple):

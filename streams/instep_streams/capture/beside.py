@@ -19,8 +19,8 @@ from instep_connectors.postgres.publication import Published, matcher, places, p
 from instep_connectors.postgres.selection import selected, with_columns
 from instep_connectors.postgres.session import passing
 from instep_streams.capture.batch import Record
-from instep_streams.capture.commands import command, signal
-from instep_streams.capture.copies import Copies, Due, Meeting
+from instep_streams.capture.commands import Command, command, signal
+from instep_streams.capture.copies import Copies, Due, Meeting, Standstill
 from instep_streams.capture.incremental import Incremental
 from instep_streams.capture.members import Members
 from instep_streams.capture.tables import CapturedTable
@@ -58,6 +58,8 @@ class Beside:
         if compatible and self._signals:
             marks = SignalMarks(parts.control, self._signals, delete=compatible.delete_window)
         chunk_rows = compatible.chunk_rows if compatible else task.own.chunk_rows
+        self.asked: Command | None = None
+        """A blocking snapshot that the change just written asks for."""
         self._copies = Incremental(
             parts.control, parts.tables, self.published, marks, Copies.parse(last.snapshot_state),
             chunk_rows=chunk_rows, primary_first=compatible is not None,
@@ -73,6 +75,16 @@ class Beside:
     def records(self) -> list[Record]:
         """What the next batch must carry."""
         return [] if self._members is None else self._members.records()
+
+    @property
+    def standstill(self) -> Standstill | None:
+        """What the stream waits for."""
+        return self._copies.copies.standstill
+
+    def stand(self, standstill: Standstill | None) -> None:
+        """The stream waits for this from now on; None: it has waited."""
+        self.asked = None
+        self._copies.copies.standstill = standstill
 
     # ---- for the stream
 
@@ -201,7 +213,9 @@ class Beside:
         if kind == CLOSE:
             return self._copies.passed(name.removesuffix("-close"))
         asked = signal(name, kind, data)
-        if asked is not None:
+        if asked is not None and asked.blocking:
+            self.asked = asked
+        elif asked is not None:
             self._copies.obey(asked)
         return ()
 

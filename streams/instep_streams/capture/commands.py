@@ -33,6 +33,7 @@ class Command:
         conditions: per such expression the SQL that rows must meet.
         order: columns to read by instead of the key.
         request: who asked, to find it again.
+        blocking: the stream waits until the tables are copied; the conditions are SELECTs then.
     """
 
     kind: Kind
@@ -40,6 +41,7 @@ class Command:
     conditions: Mapping[str, str] = field(default_factory=dict)
     order: tuple[str, ...] = ()
     request: str = ""
+    blocking: bool = False
 
     def names(self, table: str) -> bool:
         """Whether the command is about this table."""
@@ -65,7 +67,8 @@ def signal(name: str, kind: str, text: str) -> Command | None:
 
 
 def _signal(kind: Kind, data: Mapping[str, Any]) -> Command:
-    if kind == "run" and str(data.get("type", "incremental")).lower() != "incremental":
+    style = str(data.get("type", "incremental")).lower()
+    if kind == "run" and style not in ("incremental", "blocking"):
         raise ValueError(f"snapshots of the type {data['type']} are not done here")
     tables = tuple(str(each) for each in data.get("data-collections") or ())
     conditions = {
@@ -74,7 +77,7 @@ def _signal(kind: Kind, data: Mapping[str, Any]) -> Command:
     order = (str(data["surrogate-key"]),) if data.get("surrogate-key") else ()
     for pattern in (*tables, *conditions):
         re.compile(pattern)
-    return Command(kind, tables, conditions, order)
+    return Command(kind, tables, conditions, order, blocking=kind == "run" and style == "blocking")
 
 
 def command(data: bytes | None) -> Command:

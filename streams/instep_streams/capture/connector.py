@@ -174,6 +174,7 @@ def split_patterns(text: str, name: str) -> tuple[str, ...]:
 def _compatible(reader: _Reader, prefix: str) -> Compatible:
     heartbeat_ms = reader.number("heartbeat.interval.ms")
     transactions = reader.flag("provide.transaction.metadata")
+    signals = reader.take("signal.data.collection")
     skipped = _skipped(reader.take("skipped.operations"))
     wire = replace(_wire(reader, prefix, transactions), skipped=skipped)
     transaction_topic = topic_name(wire.delimiter.join((prefix, reader.take("topic.transaction"))))
@@ -184,6 +185,7 @@ def _compatible(reader: _Reader, prefix: str) -> Compatible:
             reader.patterns("schema.exclude.list"),
             reader.patterns("table.include.list"),
             reader.patterns("table.exclude.list"),
+            signals,
         ),
         publication=reader.choice("publication.autocreate.mode"),
         via_root=reader.flag("publish.via.partition.root"),
@@ -201,7 +203,7 @@ def _compatible(reader: _Reader, prefix: str) -> Compatible:
         heartbeat_topic=topic_name(wire.delimiter.join((reader.take("topic.heartbeat.prefix"), prefix))),
         heartbeat_s=heartbeat_ms / 1000,
         heartbeat_query=reader.take("heartbeat.action.query"),
-        signals=reader.take("signal.data.collection"),
+        signals=signals,
         chunk_rows=reader.number("incremental.snapshot.chunk.size"),
         delete_window=reader.choice("incremental.snapshot.watermarking.strategy") == "insert_delete",
     )  # fmt: skip

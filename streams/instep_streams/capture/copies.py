@@ -8,7 +8,7 @@ written all the same: of a row that never came they do no harm, and a copy repea
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -50,6 +50,32 @@ class Copy:
     ghosts: list[list[str]] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Standstill:
+    """Tables to copy at one place of the stream, which waits meanwhile: Debezium's blocking snapshot.
+
+    Attributes:
+        tables: regular expressions of `schema.table`.
+        selects: per such expression the SELECT to read instead of the table.
+        place: the change that asked: its commit LSN, and its number within the transaction.
+        lsn: the change's own LSN.
+        transaction: its id, 32 bits.
+        last_commit: end LSN of the commit before it, None when it is not known.
+    """
+
+    tables: tuple[str, ...]
+    selects: Mapping[str, str]
+    place: tuple[int, int]
+    lsn: int
+    transaction: int
+    last_commit: int | None = None
+
+    @classmethod
+    def parse(cls, known: Mapping[str, Any]) -> Standstill:
+        """From what `asdict` and JSON have made of one."""
+        return cls(**{**known, "tables": tuple(known["tables"]), "place": tuple(known["place"])})
+
+
 @dataclass
 class Window:
     """A chunk that was read and waits until the stream has reached its watermark.
@@ -62,7 +88,7 @@ class Window:
         rows: by Kafka key, in the order they were read.
         last: the key of its last row; None: the range has nothing behind it.
         upto: the range's greatest key, if it was looked for with this chunk.
-        opened: when it was read, as text.
+        reached: the stream has come to the mark that was written before it was read.
     """
 
     mark: str
@@ -72,7 +98,7 @@ class Window:
     rows: dict[bytes, TextRow]
     last: list[str] | None
     upto: list[str] | None
-    opened: str = ""
+    reached: bool = False
 
     def close(self) -> None:
         """Its rows are written: take them out of what is left."""
@@ -145,25 +171,33 @@ class Copies:
         paused: nothing is read for now.
         initial: they finish the source's first snapshot: nothing may be shown before.
         lsn: the slot's consistent point, while `initial`.
+        standstill: what the stream waits for.
     """
 
     todo: list[Copy] = field(default_factory=list)
     paused: bool = False
     initial: bool = False
+    standstill: Standstill | None = None
 
     @classmethod
     def parse(cls, state: str) -> Copies:
         """From a journal entry's `snapshot_state`."""
         known: dict[str, Any] = json.loads(state) if state else {}
         todo = [Copy(**each) for each in known.get("copies", [])]
-        return cls(todo, bool(known.get("paused", False)), bool(todo) and bool(known.get("initial", False)))
+        asked = known.get("standstill")
+        return cls(
+            todo, bool(known.get("paused", False)), bool(todo) and bool(known.get("initial", False)),
+            None if asked is None else Standstill.parse(asked),
+        )  # fmt: skip
 
     @property
     def state(self) -> str:
         """For the journal; empty when nothing is to be copied."""
-        if not self.todo:
+        if not self.todo and self.standstill is None:
             return ""
         found: dict[str, Any] = {"copies": [asdict(each) for each in self.todo]}
+        if self.standstill is not None:
+            found["standstill"] = asdict(self.standstill)
         if self.paused:
             found["paused"] = True
         if self.initial:

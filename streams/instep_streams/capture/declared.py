@@ -133,7 +133,7 @@ GROUPS: Final[Mapping[str, tuple[Option, ...]]] = {
         ),
         Option("snapshot.select.statement.overrides.<schema>.<table>", "", "that SELECT, with every column it has"),
         Option("snapshot.include.collection.list", "", "regular expressions of the tables whose rows are copied"),
-        Option("signal.data.collection", "", "`schema.table` whose rows ask for incremental snapshots"),
+        Option("signal.data.collection", "", "`schema.table` whose rows ask for incremental and blocking snapshots"),
         Option("incremental.snapshot.chunk.size", "1024", "rows of one chunk"),
         _one_of(
             "incremental.snapshot.watermarking.strategy",
@@ -205,6 +205,26 @@ GROUPS: Final[Mapping[str, tuple[Option, ...]]] = {
 
 DONE: Final[Mapping[str, Option]] = {option.name: option for group in GROUPS.values() for option in group}
 
+_CONVERTERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "connect.meta.data": ("true", ""),
+    "enhanced.avro.schema.support": ("true", "false", ""),
+    "ignore.default.for.nullables": ("true", "false", ""),
+    "scrub.invalid.names": ("false", ""),
+    "generalized.sum.type.support": ("false", ""),
+    "flatten.unions": ("true", ""),
+    "flatten.singleton.unions": ("true", ""),
+    "allow.optional.map.keys": ("false", ""),
+    "discard.type.doc.default": ("false", ""),
+    "avro.remove.java.properties": ("false", ""),
+    "normalize.schemas": ("false", ""),
+    "auto.register.schemas": ("true", ""),
+    "use.latest.version": ("false", ""),
+    "use.schema.id": ("", "-1"),
+}
+"""Confluent's converter settings that bear on what is written, and the values with which it is what capture writes."""
+
+_TOPIC_NAMES: Final = "io.confluent.kafka.serializers.subject.TopicNameStrategy"
+
 _AVRO = ("io.confluent.connect.avro.AvroConverter", "avro", "")
 
 ONLY: Final[tuple[Only, ...]] = (
@@ -212,6 +232,20 @@ ONLY: Final[tuple[Only, ...]] = (
     Only(
         ("key.converter", "value.converter", "key", "value"), _AVRO, "records are Avro in Confluent's framing, no other"
     ),
+    *(
+        Only(
+            (f"key.converter.{name}", f"value.converter.{name}"),
+            values,
+            "schemas are those of the converter's own defaults",
+        )
+        for name, values in _CONVERTERS.items()
+    ),
+    Only(
+        ("key.converter.key.subject.name.strategy", "value.converter.value.subject.name.strategy"),
+        (_TOPIC_NAMES, ""),
+        "subjects are `topic-key` and `topic-value`",
+    ),
+    Only(("header.converter",), ("org.apache.kafka.connect.storage.SimpleHeaderConverter", ""), "headers are texts"),
     Only(("tasks.max",), ("1", ""), "Debezium itself has one task per slot"),
     Only(
         ("transaction.metadata.factory",),
@@ -272,6 +306,13 @@ STEERING: Final[tuple[Steering, ...]] = (
     Steering(
         ("schema.refresh.mode", "schema.history.*", "include.schema.changes", "legacy.*"),
         "each row is decoded with the RELATION before it",
+    ),
+    Steering(
+        ("snapshot.mode.custom.name", "snapshot.query.mode.custom.name", "notification.sink.topic.name"),
+        "they name parts of what is refused by a setting of its own",
+    ),
+    Steering(
+        ("memory.management.*", "custom.sanitize.pattern", "connector.plugin.version"), "there is no Java to steer"
     ),
     Steering(("topic.cache.size", "topic.creation.*"), "topics are made with what Instep needs of them"),
     Steering(

@@ -108,7 +108,7 @@ class Incremental:
                 log.info("the copy of %s is stopped", each.table)
             self._keep(kept)
         elif command.kind == "pause":
-            copies.paused = True
+            copies.paused = bool(copies.todo)
         elif copies.paused:
             copies.paused = False
             if self._window is None and copies.todo:
@@ -221,9 +221,14 @@ class Incremental:
             self._settle(copy)
 
     def change(self, table: CapturedTable, keys: Sequence[bytes | None]) -> None:
-        """A change was written: of a table that was captured before, the chunk's row is older."""
+        """A change was written: of a table that was captured before, the chunk's row is older.
+
+        Before the chunk's own opening mark it is not, if the chunk sees the change: Debezium writes the row again.
+        """
         window = self._window
         if window is not None and not window.copy.first and table.name == window.table.name:
+            if self._marks.each and not window.reached and window.view.sees(window.view.full(self._xid)):
+                return
             for key in keys:
                 if key is not None:
                     window.rows.pop(key, None)
@@ -242,6 +247,8 @@ class Incremental:
     def passed(self, mark: str, *, opened: bool = False) -> list[Due]:
         """The stream has come to a watermark; gives the rows whose turn it is."""
         if opened:
+            if self._window is not None and mark == self._window.mark:
+                self._window.reached = True
             cleared = [copy for copy in self._copies.todo if copy.clear]
             due = [Due(table, None) for copy in cleared if (table := self._captured(copy)) is not None]
             if cleared and not self._clears:

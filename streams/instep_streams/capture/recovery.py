@@ -29,14 +29,13 @@ from instep_connectors.postgres.replication import Identity, NewSlot, Replicatio
 from instep_connectors.postgres.snapshot import Snapshot, TextRow
 from instep_schemas.envelope import SourceBlock
 from instep_schemas.wire import Unencodable
-from instep_streams.capture.batch import Origin, captured_lsn
+from instep_streams.capture.batch import MAX_BATCH_BYTES, Origin, captured_lsn
 from instep_streams.capture.bulk import Bulk
 from instep_streams.capture.folding import FoldedRow, Schemas
 from instep_streams.capture.gap import Gap
 from instep_streams.capture.held import Held
 from instep_streams.capture.publishing import PublishingThread
 from instep_streams.capture.session import Session
-from instep_streams.capture.streaming import MAX_BATCH_BYTES
 from instep_streams.capture.tables import CapturedTable
 from instep_streams.capture.task import Parts, Task
 from instep_streams.capture.withheld import released, waiting

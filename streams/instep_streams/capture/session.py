@@ -268,7 +268,9 @@ class Session:
         transactions = Transactions(self._parts, self._recorded, self._relax, last, self._beside)
         status_s = min(10.0, server.sender_timeout_s * 0.75) if server.sender_timeout_s else 10.0
         reached = None if last.more else last.last
-        self._streaming = Streaming(task, self._parts, replication, transactions, captured, status_s, reached)
+        self._streaming = Streaming(
+            task, self._parts, replication, transactions, captured, status_s, reached, self._beside
+        )  # fmt: skip
         replication.start(self._own.slot, captured, self._own.publication)
         log.info("ready: %s streams from %s", self._task.source, format_lsn(captured))
         self._ready()

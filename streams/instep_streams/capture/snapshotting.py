@@ -33,11 +33,11 @@ from instep_connectors.postgres.selection import matches
 from instep_connectors.postgres.session import passing
 from instep_connectors.postgres.snapshot import Snapshot, TextRow
 from instep_schemas.envelope import SourceBlock
+from instep_streams.capture.batch import MAX_BATCH_BYTES
 from instep_streams.capture.bulk import Bulk
 from instep_streams.capture.chunking import row_texts
 from instep_streams.capture.copies import Bounds, Copies, Copy
 from instep_streams.capture.members import Members
-from instep_streams.capture.streaming import MAX_BATCH_BYTES
 from instep_streams.capture.tables import CapturedTable
 from instep_streams.capture.task import Parts, Task
 

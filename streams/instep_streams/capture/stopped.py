@@ -21,10 +21,9 @@ from instep.topics import held_topic
 from instep_connectors.postgres.recording import relation_of
 from instep_schemas.envelope import SourceBlock, time_stamp
 from instep_schemas.wire import Unencodable
-from instep_streams.capture.batch import Batch
+from instep_streams.capture.batch import MAX_BATCH_BYTES, Batch
 from instep_streams.capture.framing import add_change, add_truncate
 from instep_streams.capture.meters import HELD
-from instep_streams.capture.streaming import MAX_BATCH_BYTES
 from instep_streams.capture.tables import CapturedTable, Incompatible, Tables
 from instep_streams.capture.task import Parts, Task
 from instep_streams.capture.withheld import StoppedEncoder, Waiting, forget, held, raw_row, released, waiting

@@ -18,16 +18,19 @@ from instep.telemetry import CHANGES, LAG, POSITION
 from instep_connectors.postgres.pgoutput import decode
 from instep_connectors.postgres.replication import Keepalive, ReplicationConnection
 from instep_connectors.postgres.session import passing
-from instep_streams.capture.batch import Batch, captured_lsn
+from instep_streams.capture.batch import MAX_BATCH_BYTES, Batch, captured_lsn
+from instep_streams.capture.beside import Beside
+from instep_streams.capture.blocking import Blocking
+from instep_streams.capture.copies import Standstill
 from instep_streams.capture.meters import count_batch
 from instep_streams.capture.publishing import PublishingThread
+from instep_streams.capture.snapshotting import Stopped
 from instep_streams.capture.task import Parts, Task
 from instep_streams.capture.transactions import Transactions
 from instep_streams.capture.watermarks import MESSAGE_PREFIX
 
 log = logging.getLogger(__name__)
 
-MAX_BATCH_BYTES = 8 << 20
 _LOOK_UP_S = 0.25
 """The loop looks at the stop flag this often when nothing happens."""
 
@@ -43,6 +46,7 @@ class Streaming:
         captured: the first LSN that the journal does not cover.
         status_s: how often the store wants to hear of us at least.
         reached: the journal's last position; None when it may be half a transaction.
+        beside: what runs beside the stream, and what the stream may have to wait for.
     """
 
     def __init__(
@@ -54,8 +58,11 @@ class Streaming:
         captured: int,
         status_s: float,
         reached: Position | None = None,
+        beside: Beside | None = None,
     ) -> None:
         self._task = task
+        self._parts = parts
+        self._beside = beside
         self._settings = task.own
         self._epoch = parts.epoch
         self._control = parts.control
@@ -85,6 +92,9 @@ class Streaming:
             InstepError: a person must look.
         """
         while not self._task.stopping():
+            if self._beside is not None and self._beside.standstill is not None:
+                self._stand(self._beside, self._beside.standstill)
+                continue
             self._read()
             self._take_done()
             self._hand_over()
@@ -108,12 +118,43 @@ class Streaming:
                 self._keepalive(frame)
                 continue
             feed(decode(frame), replication.frame_lsn)
+            if self._beside is not None and self._beside.standstill is not None:
+                return
             if self._full() if transactions.open else self._ready():
                 return
         if self._full():
             return
         self._drained = True
         replication.check_silence()
+
+    def _stand(self, beside: Beside, standstill: Standstill) -> None:
+        """What came before goes to Kafka, then the rows of a blocking snapshot; only then the stream goes on."""
+        batch = self._transactions.take()
+        try:
+            self._settle()
+            if batch.last is not None:
+                self._since = None
+                self._publishing.hand(batch)
+                self._settle()
+            Blocking(self._task, self._parts, standstill, beside, self._settle).run()
+        except Stopped:
+            return
+
+    def _settle(self, *, wait: bool = True) -> None:
+        """Take what was published, and keep talking to the store; `wait`: until nothing is being published.
+
+        Raises:
+            Stopped: the process should stop.
+        """
+        while True:
+            self._take_done()
+            if time.monotonic() - self._status_at >= self._status_s:
+                self._send_status()
+            if self._task.stopping():
+                raise Stopped
+            if not wait or not self._publishing.busy:
+                return
+            select.select([self._publishing], [], [], _LOOK_UP_S)
 
     def _full(self) -> bool:
         batch = self._transactions.batch

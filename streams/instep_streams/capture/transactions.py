@@ -19,7 +19,8 @@ from instep_schemas.wire import Unencodable, UnknownLabel
 from instep_streams.capture.batch import Batch, dropped_prefix
 from instep_streams.capture.beside import Beside
 from instep_streams.capture.chunking import with_key
-from instep_streams.capture.copies import Due
+from instep_streams.capture.commands import Command
+from instep_streams.capture.copies import Due, Standstill
 from instep_streams.capture.framing import add_change, add_truncate
 from instep_streams.capture.lanes import Lanes
 from instep_streams.capture.sidetopics import SideTopics, TransactionCounter
@@ -282,9 +283,15 @@ class Transactions:
                 if beside is not None:
                     due = beside.changed(table, op, [record.key for record in encoded], old, new)
                     self._write_due(due, position, lsn)
+                    if beside.asked is not None:
+                        beside.stand(self._standstill(beside.asked, seq, lsn))
         except Unencodable as fault:
             if not dropped:
                 self._reject(table, position, op, old, new, fault)
+
+    def _standstill(self, asked: Command, seq: int, lsn: int) -> Standstill:
+        xid = self._begin.xid
+        return Standstill(asked.tables, asked.conditions, (self._lsn, seq), lsn, xid, self._last_commit)
 
     def _write_due(self, due: Sequence[Due], position: Position, lsn: int) -> None:
         """Write rows of a copy; they stand at `position`, before or behind its change."""

@@ -93,6 +93,14 @@ def test_selects_and_identities_by_table() -> None:
     assert parsed.compatible.identities == (IdentityRule("a.*", "FULL"), IdentityRule("b.c", "INDEX", "i_1"))
 
 
+def test_the_signal_table_is_streamed_whatever_the_filters_say_but_not_copied() -> None:
+    settings = {"signal.data.collection": "ctl.Sig", "table.include.list": "public.a", "schema.exclude.list": "ctl"}
+    selection = connector(BASE | settings, KAFKA, REGISTRY).compatible.selection
+    assert selection.wants("ctl", "Sig") and not selection.copies("ctl", "Sig")
+    assert selection.wants("public", "a") and selection.copies("public", "a")
+    assert not selection.wants("ctl", "sig") and not selection.wants("public", "b")
+
+
 def test_masks_by_name() -> None:
     wire = connector(
         BASE
@@ -131,6 +139,10 @@ def test_masks_by_name() -> None:
         ({"signal.enabled.channels": "source,kafka"}, "signals come by the signal table alone"),
         ({"topic.delimiter": "/"}, "not allowed in the name of a Kafka topic"),
         ({"topic.naming.strategy": "mine.Strategy"}, "Known are: io.debezium.schema.SchemaTopicNamingStrategy"),
+        ({"value.converter.connect.meta.data": "false"}, "schemas are those of the converter's own defaults"),
+        ({"key.converter.auto.register.schemas": "false"}, "schemas are those of the converter's own defaults"),
+        ({"value.converter.value.subject.name.strategy": "x.RecordNameStrategy"}, "`topic-key` and `topic-value`"),
+        ({"header.converter": "org.apache.kafka.connect.json.JsonConverter"}, "headers are texts"),
         ({"xmin.fetch.interval.ms": "1000"}, "`source.xmin` is always null"),
         ({"guardrail.collections.limit.action": "fail"}, "no number of tables stops capture"),
     ],

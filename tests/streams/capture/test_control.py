@@ -14,7 +14,7 @@ from instep.journal import JournalEntry
 from instep_streams.capture.chunking import AFTER_FAULT_S, ChunkReader, Later
 from instep_streams.capture.commands import command, encoded, signal
 from instep_streams.capture.control import progress, progressing
-from instep_streams.capture.copies import Copies, Copy
+from instep_streams.capture.copies import Copies, Copy, Standstill
 from instep_streams.capture.session import Start, choose_start
 
 COPIES = Copies(
@@ -70,9 +70,21 @@ def test_a_signal_that_is_not_understood_is_ignored(caplog: pytest.LogCaptureFix
     asked = signal("1", "execute-snapshot", text)
     assert asked is not None and asked.names("public.a") and asked.condition("public.a") == "x"
     assert signal("2", "log", '{"message": "hello"}') is None and signal("3", "other", "") is None
-    for wrong in ("{", "[]", '{"type": "blocking"}', '{"data-collections": ["("]}'):
+    for wrong in ("{", "[]", '{"type": "sideways"}', '{"data-collections": ["("]}'):
         assert signal("4", "execute-snapshot", wrong) is None
     assert caplog.text.count("is not understood") == 4
+
+
+def test_a_blocking_snapshot_is_asked_for_and_outlives_a_kill_in_the_journal() -> None:
+    text = '{"data-collections": ["public.a"], "type": "BLOCKING", "additional-conditions": '
+    text += '[{"data-collection": "public.a", "filter": "SELECT * FROM public.a"}]}'
+    asked = signal("1", "execute-snapshot", text)
+    assert asked is not None and asked.blocking and asked.conditions == {"public.a": "SELECT * FROM public.a"}
+    standstill = Standstill(asked.tables, asked.conditions, (4096, 3), 4000, 815, None)
+    copies = Copies(standstill=standstill)
+    assert Copies.parse(copies.state) == copies and Copies.parse("").standstill is None
+    copies.standstill = None
+    assert copies.state == ""
 
 
 @pytest.mark.parametrize(("orders", "start"), [(["id"], Start.FINISH), ([], Start.AGAIN)])
