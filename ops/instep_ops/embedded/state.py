@@ -35,6 +35,9 @@ def state_settings(memory: int) -> dict[str, str]:
         "shared_buffers": f"{cache}MB",
         "max_wal_size": f"{LEAST_WAL_MB}MB",
         "checkpoint_timeout": _CHECKPOINT,
+        # nobody replicates it: what fills a table emptied in the same transaction need not go through the log
+        "wal_level": "minimal",
+        "max_wal_senders": "0",
     }
 
 

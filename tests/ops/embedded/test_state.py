@@ -37,6 +37,7 @@ def test_a_state_server_starts_with_them(tmp_path: Path) -> None:
                 "SELECT name, setting::int8 * CASE unit WHEN '8kB' THEN 8192 WHEN 'MB' THEN 1048576 ELSE 1 END"
                 " FROM pg_settings WHERE name IN ('shared_buffers', 'max_wal_size', 'checkpoint_timeout')"
             ).fetchall()
+            assert conn.execute("SHOW wal_level").fetchone() == ("minimal",)
         assert dict(shown) == {
             "shared_buffers": int(state_settings(memory())["shared_buffers"].removesuffix("MB")) * 2**20,
             "max_wal_size": 2 * GB,
