@@ -258,9 +258,8 @@ class Engine:
         return replace(aim if waits else aim.at_rest(), batch=self.progress.batch + bool(documents))
 
     def _record(self, documents: Sequence[Emitted], reached: Progress) -> None:
-        progress.move(self._conn, self._source, self.progress, reached)
-        for flow, count in Counter(each.flow for each in documents).items():
-            self._conn.execute("UPDATE instep.flows SET emitted = emitted + %s WHERE name = %s", (count, flow))
+        counts = Counter(each.flow for each in documents)
+        progress.move(self._conn, self._source, self.progress, reached, counts)
 
     def _move(self, reached: Progress) -> None:
         progress.move(self._conn, self._source, self.progress, reached)
