@@ -9,7 +9,15 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from instep.errors import Advice, SourceError, advice
 
+KEEPALIVES: Final = (
+    "SET tcp_keepalives_idle = 30",
+    "SET tcp_keepalives_interval = 10",
+    "SET tcp_keepalives_count = 3",
+)
+"""The server notices in a minute, not in two hours, that a client's machine is gone, and gives up the locks it held."""
+
 PINNED: Final = (
+    *KEEPALIVES,
     "SET DateStyle = 'ISO, MDY'",
     "SET IntervalStyle = 'postgres'",
     "SET TimeZone = 'UTC'",

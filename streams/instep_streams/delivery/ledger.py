@@ -19,6 +19,7 @@ import psycopg
 
 from instep.errors import Advice, StateError, advice
 from instep.protocols import Document, Key
+from instep_connectors.postgres.session import KEEPALIVES, conninfo
 from instep_streams.delivery.budget import spend
 from instep_streams.delivery.decide import Applied, Entry, Kind, digest_of
 
@@ -261,8 +262,9 @@ class Ledger:
             try:
                 if self._connection is None or self._connection.closed:
                     self._connection = await psycopg.AsyncConnection.connect(
-                        self._dsn, autocommit=True, application_name=f"instep deliver {self._target}"
+                        conninfo(self._dsn, f"instep deliver {self._target}"), autocommit=True
                     )
+                    await self._connection.execute("; ".join(KEEPALIVES))
                 yield self._connection
             except psycopg.Error as exc:
                 raise _fault(exc) from exc

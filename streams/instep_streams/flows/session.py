@@ -8,6 +8,7 @@ import psycopg
 from psycopg import Connection
 
 from instep.errors import StateError
+from instep_connectors.postgres.session import KEEPALIVES, conninfo
 from instep_streams.flows.arrays import ArrayDumper
 from instep_streams.flows.catalog import DEFAULT_SCHEMA, literal
 
@@ -57,7 +58,7 @@ def open_state(dsn: str) -> Connection[Any]:
         StateError: PostgreSQL is older than 18.
         psycopg.OperationalError: it cannot be reached.
     """
-    conn = psycopg.connect(dsn, autocommit=True, application_name="instep worker")
+    conn = psycopg.connect(conninfo(dsn, "instep worker"), autocommit=True)
     if conn.info.server_version < _OLDEST:
         version = conn.info.server_version // 10000
         conn.close()
@@ -65,5 +66,6 @@ def open_state(dsn: str) -> Connection[Any]:
             f"The state database runs PostgreSQL {version}; Instep needs 18 or newer.", "Name another in state.dsn."
         )
     pin(conn, PINNED | LOOKUPS | {"synchronous_commit": "on"})
+    conn.execute("; ".join(KEEPALIVES))
     conn.adapters.register_dumper(list, ArrayDumper)
     return conn

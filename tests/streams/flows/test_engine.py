@@ -328,3 +328,12 @@ def test_a_value_too_long_is_there_before_the_index(dsn: str) -> None:
         made.process([(entry(1), [row(1, name=noise(64_000)), row(2, name=noise(64_000))])])
         made.deploy({"f": flow("SELECT i.id, count(j.id) AS n FROM items i JOIN items j USING (name) GROUP BY i.id")})
         assert sorted(drain(made)) == [("1",), ("2",)]
+
+
+def test_the_server_notices_that_a_workers_machine_is_gone(dsn: str) -> None:
+    conn = open_state(dsn)
+    try:
+        assert conn.execute("SHOW tcp_keepalives_idle").fetchone() == ("30",)
+        assert conn.info.get_parameters()["keepalives_idle"] == "30"
+    finally:
+        conn.close()
