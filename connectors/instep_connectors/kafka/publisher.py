@@ -30,6 +30,7 @@ from instep_connectors.kafka.records import OutRecord, RawRecord
 
 Offsets = dict[TopicPartition, int]
 Last = Callable[[Offsets, Offsets], OutRecord]
+Delivered = Callable[[ck.KafkaError | None, Any], None]
 Answer = TypeVar("Answer")
 
 _TIMEOUT: Final = 30.0
@@ -49,7 +50,7 @@ class _Landed:
         self.ends: Offsets = {}
         self._failed: ck.KafkaError | None = None
 
-    def callback(self) -> Callable[[ck.KafkaError | None, Any], None]:
+    def callback(self) -> Delivered:
         """The delivery callback of librdkafka: a plain function, since it is called for each record."""
         starts, ends = self.starts, self.ends
 
@@ -63,6 +64,10 @@ class _Landed:
             ends[tp] = offset + 1
 
         return delivered
+
+    def failed(self, error: ck.KafkaError | None, _message: Any) -> None:
+        """The delivery callback of a record whose place nobody asks for."""
+        self._failed = self._failed or error
 
     def check(self) -> None:
         """Raise the first failed delivery."""
@@ -146,13 +151,15 @@ class BlockingPublisher:
             raise fault(exc, "begin a transaction", self._kafka.bootstrap) from exc
         landed = _Landed()
         try:
-            self._produce(producer, records, landed)
+            self._produce(producer, records, landed.callback())
             if last is not None:
                 self._flush(producer)
                 landed.check()
-                self._produce(producer, [last(landed.starts, landed.ends)], None)
-            self._repeat(producer.commit_transaction, "commit a transaction")  # also waits for the deliveries
-            landed.check()
+                self._produce(producer, [last(landed.starts, landed.ends)], landed.failed)
+            try:
+                self._repeat(producer.commit_transaction, "commit a transaction")  # also waits for the deliveries
+            finally:  # a commit that fails for a delivery does not tell why that failed
+                landed.check()
         except BaseException as exc:
             self._abort(producer)
             if isinstance(exc, KafkaException):
@@ -161,9 +168,8 @@ class BlockingPublisher:
         self._connectivity.works()
         return landed.starts, landed.ends
 
-    def _produce(self, producer: ck.Producer, records: Iterable[RawRecord], landed: _Landed | None) -> None:
+    def _produce(self, producer: ck.Producer, records: Iterable[RawRecord], delivered: Delivered) -> None:
         produce: Any = producer.produce
-        delivered = None if landed is None else landed.callback()
         for topic, key, value, partition, headers, timestamp_ms in records:
             number = -1 if partition is None else partition
             pairs = headers if headers is None or type(headers) is list else list(headers)

@@ -256,3 +256,25 @@ def test_two_ids_take_turns_and_keep_the_order(kafka: KafkaSettings, unique: Cal
     publisher.close()
     older.close()
     assert [record.value for record in read_topic(kafka, topic)] == [b"first", *(b"%d" % n for n in range(20))]
+
+
+def test_a_broker_away_for_longer_than_a_delivery_may_take_is_waited_for(
+    rough_kafka: Kafka, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("instep_connectors.kafka.publisher._TIMEOUT", 2.0)
+    topic = unique("t")
+    ensure_topics(rough_kafka.settings, [TopicSpec(topic)])
+    publisher = BlockingPublisher(rough_kafka.settings, unique("p"))
+    publisher.start()
+
+    def last(_starts: Offsets, _ends: Offsets) -> OutRecord:
+        rough_kafka.kill()
+        return OutRecord(topic, None, b"last")
+
+    try:
+        with pytest.raises(ConnectionError):
+            publisher.publish([OutRecord(topic, None, b"first")], last)
+    finally:
+        rough_kafka.start()
+        publisher.close()
+    assert not list(read_topic(rough_kafka.settings, topic))
