@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 from tests.fixtures.postgres import PostgresForTests
 from tests.streams.flows.difftest.__main__ import main
+from tests.streams.flows.difftest.patterns import texts
 from tests.streams.flows.difftest.run import Result, Run, read
+from tests.streams.flows.difftest.script import split
 from tests.streams.flows.difftest.selects import Selects
 from tests.streams.flows.difftest.store import Store
 
@@ -205,7 +208,11 @@ def test_a_defect_is_noticed(name: str, databases: tuple[str, str], monkeypatch:
 
 def test_the_command_tells_of_each_flow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "flows").mkdir()
-    (tmp_path / "schema.sql").write_text("CREATE TABLE t (id int PRIMARY KEY, n int CHECK (n > 5 AND n < 3))")
+    (tmp_path / "schema.sql").write_text(
+        "CREATE EXTENSION IF NOT EXISTS nonesuch; COMMENT ON EXTENSION nonesuch IS 'a; b';"
+        "CREATE TABLE t (id int PRIMARY KEY, n int CHECK (n > 5 AND n < 3)); ALTER TABLE t OWNER TO a_stranger;"
+        'CREATE INDEX CONCURRENTLY ON t (n); GRANT SELECT ON t TO a_stranger, "web-app";'
+    )
     (tmp_path / "flows" / "good.sql").write_text('/* instep key = "id" */ SELECT id, n FROM t')
     (tmp_path / "flows" / "bad.sql").write_text('/* instep key = "id" */ SELECT id, now() AS n FROM t')
     assert main(tmp_path, 5, 1) == 0
@@ -215,6 +222,17 @@ def test_the_command_tells_of_each_flow(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "schema.sql").write_text("CREATE TABLE t (id int PRIMARY KEY, n nonsense)")
     assert main(tmp_path, 5, 1) == 2
     assert 'type "nonsense" does not exist' in capsys.readouterr().err
+
+
+def test_a_script_is_split_where_psql_splits_it() -> None:
+    script = "SELECT 'x;y' /* ; */; CREATE FUNCTION f() AS $f$ a; b $f$; -- one; line\nSELECT \";\", E'\\';'"
+    assert [each.strip()[:8] for each in split(script)] == ["SELECT '", "CREATE F", "-- one; "]
+
+
+@pytest.mark.parametrize("pattern", [r"^[A-Z]{2,4}\d{3}$", r"^[^@]+@[^@]+\.[a-z]{2,}$", r"^(?:foo|bar)+-?$"])
+def test_texts_are_drawn_for_a_checked_pattern(pattern: str) -> None:
+    drawn = texts(pattern, 8)
+    assert drawn and all(re.search(pattern, each) for each in drawn)
 
 
 def test_lost_documents_are_noticed(databases: tuple[str, str]) -> None:

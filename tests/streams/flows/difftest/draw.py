@@ -126,7 +126,7 @@ class Shop:
         names = ", ".join(_escaped(name) for name in values)
         given = ", ".join(f"%s::text::{_type(table, name)}" for name in values)
         row = f"({names}) OVERRIDING SYSTEM VALUE VALUES ({given})" if values else "DEFAULT VALUES"
-        sql = f"INSERT INTO {table.sql.replace('%', '%%')} {row} ON CONFLICT DO NOTHING"
+        sql = f"INSERT INTO {table.sql.replace('%', '%%')} {row}"
         self._store.conn.execute(sql.encode(), list(values.values()))
 
     def _row(self, table: Table) -> dict[str, str | None]:

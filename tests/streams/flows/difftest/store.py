@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from tests.streams.flows.difftest.script import run_script
 
 from instep.change import Op, Position
 from instep.journal import JournalEntry
@@ -53,8 +53,6 @@ SELECT n.nspname || '.' || c.relname, fn.nspname || '.' || f.relname,
         JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.num ORDER BY u.o)
 FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_class f ON f.oid = k.confrelid JOIN pg_namespace fn ON fn.oid = f.relnamespace WHERE k.contype = 'f'"""
-_COPY = re.compile(r"^(COPY [^;]+ FROM stdin[^;]*;)\n(.*?)^\\\.$", re.MULTILINE | re.DOTALL | re.IGNORECASE)
-_PSQL = re.compile(r"^\\.*$", re.MULTILINE)
 _SHUFFLES = 8
 
 Document = tuple[tuple[str, ...], str]
@@ -96,7 +94,7 @@ class Store:
     def __init__(self, dsn: str, schema: str) -> None:
         self.conn = psycopg.connect(dsn, autocommit=True)
         try:
-            self._run_script(schema)
+            run_script(self.conn, schema)
         except psycopg.Error:
             self.conn.close()
             raise
@@ -117,15 +115,6 @@ class Store:
         self._at = 0
         self._batch = 0
         self._hook()
-
-    def _run_script(self, schema: str) -> None:
-        at = 0
-        for found in _COPY.finditer(schema):
-            self.conn.execute(_PSQL.sub("", schema[at : found.start()]).encode() or b";")
-            with self.conn.cursor().copy(found[1].encode()) as copy:
-                copy.write(found[2].encode())
-            at = found.end()
-        self.conn.execute(_PSQL.sub("", schema[at:]).encode())
 
     def _tables(self) -> dict[str, Table]:
         columns: dict[tuple[str, str], list[Column]] = defaultdict(list)

@@ -10,6 +10,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from psycopg import Connection
+from tests.streams.flows.difftest.patterns import texts
 
 from instep_streams.flows.catalog import Column, Table
 
@@ -52,6 +53,7 @@ _ANY = (
 )  # fmt: skip
 _LITERAL = re.compile(r"'((?:[^']|'')*)'|(?<![\w.$\"])(\d+(?:\.\d+)?)(?![\w.\"])")
 _NEAR = 90
+_PATTERN = re.compile(r"^\^|\[.+\]|\\[dw]")
 _COUNTED = re.compile(r"smallint|integer|bigint|numeric|real|double")
 
 
@@ -101,10 +103,14 @@ class Values:
 
     def _mentioned(self, column: Column, kind: str) -> list[str]:
         found: list[str] = []
-        for place in re.finditer(rf"(?<!\w){re.escape(column.name)}(?!\w)", self._text):
+        names = [column.name] + ([_bare(column.sql_type)] if column.base is not None else [])
+        for place in re.finditer(rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})(?!\w)", self._text):
             for text, number in _LITERAL.findall(self._text[place.end() : place.end() + _NEAR]):
-                text = text.replace("''", "'").replace("%", "")
-                found += [text] if not number else _around(number) if _COUNTED.match(kind) else []
+                text = text.replace("''", "'")
+                if number:
+                    found += _around(number) if _COUNTED.match(kind) else []
+                else:
+                    found += texts(text, 8) if _PATTERN.search(text) else [text.replace("%", "")]
         return list(dict.fromkeys(found))
 
     def _valid(self, sql_type: str, texts: Iterable[str]) -> list[str]:
@@ -121,6 +127,11 @@ def _around(number: str) -> list[str]:
     except InvalidOperation:
         return []
     return [number, str(value + 1), str(value - 1)] if abs(value) < 10**6 else [number]
+
+
+def _bare(sql_type: str) -> str:
+    """A domain's name without its schema."""
+    return sql_type.removesuffix("[]").rsplit(".", 1)[-1].strip('"')
 
 
 def _array(items: list[str]) -> str:
