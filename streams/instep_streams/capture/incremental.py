@@ -108,7 +108,8 @@ class Incremental:
                 log.info("the copy of %s is stopped", each.table)
             self._keep(kept)
         elif command.kind == "pause":
-            copies.paused = bool(copies.todo)
+            # Debezium takes no notice while nothing is under way; ours holds the copies that are asked for next
+            copies.paused = bool(copies.todo) or not self._marks.each
         elif copies.paused:
             copies.paused = False
             if self._window is None and copies.todo:

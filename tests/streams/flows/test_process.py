@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
@@ -157,7 +155,7 @@ def test_a_new_state_database_emits_only_what_differs(shop: Shop, postgres: Post
             equal(shop)
             assert len(shop.records("card")) == before + 1 + 3
             assert max(versions(shop, "card").values()) == 1
-            ours = shop.records("card")[-1]
+            ours = [each for each in shop.records("card") if (each.key or b"").endswith(b"sku3")][-1]
             assert int.from_bytes(dict(ours.headers)["instep.batch"], "big") > 10**6, "a target would take it for older"
 
 
@@ -210,22 +208,3 @@ def test_a_restarted_state_database_is_waited_for(shop: Shop) -> None:
         shop.settle(capture, worker)
         equal(shop)
         assert max(versions(shop, "card").values()) == 1
-
-
-@pytest.mark.slow
-def test_latency_at_200_changes_a_second(shop: Shop) -> None:
-    with shop.capturing() as capture, shop.working() as worker:
-        shop.settle(capture, worker)
-        with psycopg.connect(shop.dsn, autocommit=True) as conn:
-            begin = time.monotonic()
-            for number in range(1000):
-                conn.execute("UPDATE stock_levels SET on_hand = %s WHERE product_id = %s", (number, number % 50 + 1))
-                time.sleep(max(0.0, begin + number / 100 - time.monotonic()))  # two rows each
-        shop.settle(capture, worker)
-    taken = []
-    for record in shop.records("card"):
-        committed = int.from_bytes(dict(record.headers)["instep.committed_us"], "big")
-        if committed:
-            taken.append(record.timestamp_ms - committed / 1000)
-    assert len(taken) > 500
-    assert statistics.median(taken) < 150, f"p50 {statistics.median(taken):.0f} ms"
