@@ -72,7 +72,10 @@ def viewing(conn: Connection) -> Iterator[View]:
 
 
 class Part(NamedTuple):
-    """Rows of a table whose key is above `after` and not above `upto` (None: no bound)."""
+    """Rows of a table whose key is above `after` and not above `upto` (None: no bound).
+
+    Without columns to read by, the bounds are places of rows (`ctid`), which hold under one snapshot only.
+    """
 
     after: KeyTexts | None = None
     upto: KeyTexts | None = None
@@ -95,8 +98,8 @@ def read_part(
         conn: to the store.
         table: with the publication's row filter.
         relation: its columns.
-        order: columns to read by; empty: no order, and no part either.
-        part: its bounds are texts of the columns in `order`.
+        order: columns to read by; empty: no order.
+        part: its bounds are texts of the columns in `order`, or of `ctid`.
         condition: further SQL that rows must meet.
         limit: most rows, None for all.
         last: only the row with the greatest key.
@@ -121,7 +124,7 @@ def part_query(
         return _selecting(table.select, relation)
     columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in relation.columns)
     conditions: list[sql.Composable] = [sql.SQL(f"({text})") for text in (table.row_filter, condition) if text]
-    conditions += _bounds(sql.SQL(", ").join(map(sql.Identifier, order)), part)
+    conditions += _bounds(sql.SQL(", ").join(map(sql.Identifier, order or ("ctid",))), part)
     where = sql.SQL(" WHERE ") + sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("")
     direction = sql.SQL(" DESC" if descending else "")
     by = sql.SQL(", ").join(sql.Identifier(name) + direction for name in order)

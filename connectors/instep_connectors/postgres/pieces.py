@@ -1,7 +1,7 @@
 """Tables of an exported snapshot, read by several connections at once, in pieces that fit into memory.
 
 Every connection is pinned to the same snapshot. Parts of a table (ranges of its key) are read in the order of the key,
-so that a piece's last key says how far the part is; a table without one is a single part in no order.
+so that a piece's last key says how far the part is; parts of a table without one are ranges of its blocks, in no order.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Work(Generic[Owner]):
         table: to read.
         relation: its columns, as of the snapshot.
         order: the key's columns; empty: no order.
-        part: bounds of the key.
+        part: bounds of the key, or of the rows' places.
     """
 
     owner: Owner
@@ -174,4 +174,24 @@ def split(snapshot: Snapshot, table: Published, order: Sequence[str], rows: int,
     step = max(1, len(found) // parts)
     keys = dict.fromkeys(found[n] for n in range(step, len(found) - step // 2, step))
     bounds = [None, *([(cell or b"").decode() for cell in key] for key in keys), None]
+    return [Part(after, upto) for after, upto in pairwise(bounds)]
+
+
+def split_blocks(snapshot: Snapshot, table: Published, parts: int) -> list[Part]:
+    """Divide a table without a key into ranges of its blocks: the server reads such a range alone (TID range scan).
+
+    The last part is open, so that it holds whatever the file has grown by. A partitioned table is one part: its leaves
+    each count from 0.
+
+    Args:
+        snapshot: to ask.
+        table: to divide.
+        parts: how many are wanted; there may be fewer.
+
+    Raises:
+        ConnectionError: lost meanwhile.
+    """
+    blocks = snapshot.blocks(table)
+    step = -(-blocks // parts) or 1
+    bounds = [None, *([f"({block},0)"] for block in range(step, blocks, step)), None]
     return [Part(after, upto) for after, upto in pairwise(bounds)]

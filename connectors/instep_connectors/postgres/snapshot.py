@@ -174,6 +174,21 @@ class Snapshot:
         ).fetchall()
         return {int(oid): (None if count is None else int(count), int(size)) for oid, count, size in rows}
 
+    def blocks(self, table: Published) -> int:
+        """How many blocks a table's rows have, without those of long values; 0 for a partitioned table.
+
+        Raises:
+            ConnectionError: lost meanwhile.
+        """
+        try:
+            row = self._conn.execute(
+                "SELECT pg_relation_size(%s::oid) / current_setting('block_size')::int", (table.oid,)
+            ).fetchone()
+        except psycopg.Error as exc:
+            raise passing(exc) from exc
+        assert row is not None
+        return int(row[0])
+
     def close(self) -> None:
         """End the transaction and the connection. Safe to call twice."""
         self._conn.close()

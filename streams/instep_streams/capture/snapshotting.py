@@ -26,7 +26,7 @@ from instep.journal import JournalEntry
 from instep.relation import Relation
 from instep_connectors.postgres import slot as slots
 from instep_connectors.postgres.chunks import Part
-from instep_connectors.postgres.pieces import Readers, Work, split
+from instep_connectors.postgres.pieces import Readers, Work, split, split_blocks
 from instep_connectors.postgres.publication import Published, places
 from instep_connectors.postgres.replication import NewSlot, ReplicationConnection
 from instep_connectors.postgres.selection import matches
@@ -189,8 +189,13 @@ class Snapshotting:
             # Debezium reads in no order; it would show in a table that is read in one go, where order is of no use
             order = key if self._parts.compatible is None or size > _AT_ONCE_BYTES else []
             parts = [Part()]
-            if order and self._parts.compatible is None and rows is not None and rows > _PART_ROWS:
-                parts = split(snapshot, published, order, rows, -(-rows // _PART_ROWS))
+            if self._parts.compatible is None and published.select is None and rows is not None and rows > _PART_ROWS:
+                count = -(-rows // _PART_ROWS)
+                parts = (
+                    split(snapshot, published, order, rows, count)
+                    if order
+                    else split_blocks(snapshot, published, count)
+                )
             copy.ranges = [[None if bound is None else list(bound) for bound in part] for part in parts]
             works += [
                 Work((copy, bounds), published, relation, order, part)

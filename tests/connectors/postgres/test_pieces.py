@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from psycopg import sql
 from tests.fixtures.postgres import PostgresForTests
 
 from instep_connectors.postgres.catalog import Catalog
-from instep_connectors.postgres.chunks import KeyOrder, Part, View, committing, read_part, read_row, viewing
-from instep_connectors.postgres.pieces import Readers, Work, split
+from instep_connectors.postgres.chunks import KeyOrder, Part, View, committing, part_query, read_part, read_row, viewing
+from instep_connectors.postgres.pieces import Readers, Work, split, split_blocks
 from instep_connectors.postgres.publication import Published
 from instep_connectors.postgres.replication import ReplicationConnection
 from instep_connectors.postgres.session import connect
@@ -108,5 +109,50 @@ def test_several_connections_read_one_snapshot_to_the_last_row(store: Connection
         with pytest.raises(ConnectionError, match="snapshot ended"):
             list(missing)
         missing.close()
+    finally:
+        replication.close()
+
+
+def test_a_table_without_a_key_is_read_by_its_blocks(store: Connection, dsn: str) -> None:
+    store.execute("ALTER TABLE public.t DROP CONSTRAINT t_pkey")
+    table = published(store)
+    relation = Catalog(store).relations({table.oid: None})[table.oid]
+    replication = ReplicationConnection(dsn, "test")
+    try:
+        new = replication.create_slot("blocks", lambda seconds: False, temporary=True)
+        assert new is not None
+        snapshot = Snapshot(dsn, "test", new.snapshot, [table])
+        expected = sorted(snapshot.rows(table, relation), key=repr)
+        store.execute("INSERT INTO public.t SELECT 'new', i, 'x' FROM generate_series(1, 3000) i")
+        store.execute("UPDATE public.t SET v = 'y' WHERE b < 200")
+        parts = split_blocks(snapshot, table, 4)
+        assert len(parts) == 4 and parts[0].after is None and parts[-1].upto is None
+        works = [Work(n, table, relation, (), part) for n, part in enumerate(parts)]
+        readers = Readers(dsn, "test", new.snapshot, works, 3, 100)
+        pieces = [piece for piece in readers if piece is not None]
+        readers.close()
+        assert sorted((row for piece in pieces for row in piece.rows), key=repr) == expected
+        assert len({piece.work.owner for piece in pieces if piece.rows}) >= 2
+        query = part_query(table, relation, (), parts[1])
+        plan = store.execute(sql.SQL("EXPLAIN ") + query).fetchall()
+        assert plan[0][0].startswith("Tid Range Scan")
+        snapshot.close()
+    finally:
+        replication.close()
+
+
+def test_a_partitioned_table_and_an_empty_one_have_one_part(store: Connection, dsn: str) -> None:
+    store.execute(
+        "CREATE TABLE public.p (v int) PARTITION BY RANGE (v); CREATE TABLE public.p1 PARTITION OF public.p DEFAULT"
+    )
+    store.execute("INSERT INTO public.p SELECT generate_series(1, 5000)")
+    replication = ReplicationConnection(dsn, "test")
+    try:
+        new = replication.create_slot("root", lambda seconds: False, temporary=True)
+        assert new is not None
+        snapshot = Snapshot(dsn, "test", new.snapshot, ())
+        (oid,) = store.execute("SELECT 'public.p'::regclass::oid::bigint").fetchone() or (0,)
+        assert split_blocks(snapshot, Published(oid, "public", "p"), 4) == [Part()]
+        snapshot.close()
     finally:
         replication.close()
