@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import psycopg
 import pytest
@@ -11,12 +11,12 @@ from tests.fixtures.postgres import PostgresForTests
 
 from instep_connectors.postgres.catalog import Catalog
 from instep_connectors.postgres.chunks import KeyOrder, Part, View, committing, part_query, read_part, read_row, viewing
-from instep_connectors.postgres.pieces import Readers, Work, split, split_blocks
+from instep_connectors.postgres.pieces import Piece, Readers, Work, split, split_blocks
 from instep_connectors.postgres.publication import Published
 from instep_connectors.postgres.replication import ReplicationConnection
 from instep_connectors.postgres.session import connect
 from instep_connectors.postgres.slot import Connection
-from instep_connectors.postgres.snapshot import Snapshot
+from instep_connectors.postgres.snapshot import Snapshot, TextRow
 
 TABLE = """CREATE TABLE t (a text COLLATE "C", b numeric, v text, PRIMARY KEY (a, b));
 INSERT INTO t SELECT chr(65 + i % 50), i / 7.0, 'x' FROM generate_series(1, 3000) i;
@@ -36,6 +36,18 @@ def dsn(postgres: PostgresForTests) -> str:
 def store(dsn: str) -> Iterator[Connection]:
     with connect(dsn, "test") as conn:
         yield conn
+
+
+@pytest.fixture
+def exported(dsn: str) -> Iterator[str]:
+    """The snapshot of a slot."""
+    replication = ReplicationConnection(dsn, "test")
+    try:
+        new = replication.create_slot("pieces", lambda seconds: False, temporary=True)
+        assert new is not None
+        yield new.snapshot
+    finally:
+        replication.close()
 
 
 def published(conn: Connection) -> Published:
@@ -81,78 +93,63 @@ def test_keys_are_compared_as_the_store_orders_them(store: Connection) -> None:
     assert odd is not None and odd[2] == b"odd" and read_row(store, relation, ["q", "1"]) is None
 
 
-def test_several_connections_read_one_snapshot_to_the_last_row(store: Connection, dsn: str) -> None:
+def read(dsn: str, exported: str, works: Sequence[Work[int]], threads: int) -> list[Piece]:
+    """All pieces of the parts, of 100 rows at most."""
+    readers = Readers(dsn, "test", exported, works, threads, 100)
+    try:
+        pieces = [piece for piece in readers if piece is not None]
+    finally:
+        readers.close()
+    assert all(len(piece.rows) <= 100 for piece in pieces)
+    assert sorted(piece.work.owner for piece in pieces if piece.over) == [work.owner for work in works]
+    return pieces
+
+
+def rows(pieces: Iterable[Piece]) -> list[TextRow]:
+    return sorted((row for piece in pieces for row in piece.rows), key=repr)
+
+
+def test_several_connections_read_one_snapshot_to_the_last_row(store: Connection, dsn: str, exported: str) -> None:
     table = published(store)
     relation = Catalog(store).relations({table.oid: None})[table.oid]
-    replication = ReplicationConnection(dsn, "test")
-    try:
-        new = replication.create_slot("pieces", lambda seconds: False, temporary=True)
-        assert new is not None
-        snapshot = Snapshot(dsn, "test", new.snapshot, [table])
-        expected = sorted(snapshot.rows(table, relation), key=repr)
-        store.execute("DELETE FROM public.t WHERE b < 200")
-        parts = split(snapshot, table, relation.key, 3000, 5)
-        assert 3 <= len(parts) <= 6 and parts[0].after is None and parts[-1].upto is None
-        assert snapshot.sizes([table])[table.oid][0] == 3001
-        works = [Work(n, table, relation, relation.key, part) for n, part in enumerate(parts)]
-        readers = Readers(dsn, "test", new.snapshot, works, 3, 100)
-        found, over = [], []
-        for piece in readers:
-            if piece is not None:
-                assert len(piece.rows) <= 100
-                found += piece.rows
-                over += [piece.work.owner] if piece.over else []
-        readers.close()
-        snapshot.close()
-        assert sorted(found, key=repr) == expected and sorted(over) == [work.owner for work in works]
-        missing = Readers(dsn, "test", "00000003-0000001B-1", works, 1, 100)
-        with pytest.raises(ConnectionError, match="snapshot ended"):
-            list(missing)
-        missing.close()
-    finally:
-        replication.close()
+    snapshot = Snapshot(dsn, "test", exported, [table])
+    expected = sorted(snapshot.rows(table, relation), key=repr)
+    store.execute("DELETE FROM public.t WHERE b < 200")
+    parts = split(snapshot, table, relation.key, 3000, 5)
+    assert 3 <= len(parts) <= 6 and parts[0].after is None and parts[-1].upto is None
+    assert snapshot.sizes([table])[table.oid][0] == 3001
+    snapshot.close()
+    works = [Work(n, table, relation, relation.key, part) for n, part in enumerate(parts)]
+    assert rows(read(dsn, exported, works, 3)) == expected
+    with pytest.raises(ConnectionError, match="snapshot ended"):
+        read(dsn, "00000003-0000001B-1", works, 1)
 
 
-def test_a_table_without_a_key_is_read_by_its_blocks(store: Connection, dsn: str) -> None:
+def test_a_table_without_a_key_is_read_by_its_blocks(store: Connection, dsn: str, exported: str) -> None:
     store.execute("ALTER TABLE public.t DROP CONSTRAINT t_pkey")
     table = published(store)
     relation = Catalog(store).relations({table.oid: None})[table.oid]
-    replication = ReplicationConnection(dsn, "test")
-    try:
-        new = replication.create_slot("blocks", lambda seconds: False, temporary=True)
-        assert new is not None
-        snapshot = Snapshot(dsn, "test", new.snapshot, [table])
-        expected = sorted(snapshot.rows(table, relation), key=repr)
-        store.execute("INSERT INTO public.t SELECT 'new', i, 'x' FROM generate_series(1, 3000) i")
-        store.execute("UPDATE public.t SET v = 'y' WHERE b < 200")
-        parts = split_blocks(snapshot, table, 4)
-        assert len(parts) == 4 and parts[0].after is None and parts[-1].upto is None
-        works = [Work(n, table, relation, (), part) for n, part in enumerate(parts)]
-        readers = Readers(dsn, "test", new.snapshot, works, 3, 100)
-        pieces = [piece for piece in readers if piece is not None]
-        readers.close()
-        assert sorted((row for piece in pieces for row in piece.rows), key=repr) == expected
-        assert len({piece.work.owner for piece in pieces if piece.rows}) >= 2
-        query = part_query(table, relation, (), parts[1])
-        plan = store.execute(sql.SQL("EXPLAIN ") + query).fetchall()
-        assert plan[0][0].startswith("Tid Range Scan")
-        snapshot.close()
-    finally:
-        replication.close()
+    snapshot = Snapshot(dsn, "test", exported, [table])
+    expected = sorted(snapshot.rows(table, relation), key=repr)
+    store.execute("INSERT INTO public.t SELECT 'new', i, 'x' FROM generate_series(1, 3000) i")
+    parts = split_blocks(snapshot, table, 4)
+    snapshot.close()
+    store.execute("UPDATE public.t SET v = 'y' WHERE b < 200")
+    assert len(parts) == 4 and parts[0].after is None and parts[-1].upto is None
+    pieces = read(dsn, exported, [Work(n, table, relation, (), part) for n, part in enumerate(parts)], 3)
+    assert rows(pieces) == expected
+    assert len({piece.work.owner for piece in pieces if piece.rows}) >= 2
+    plan = store.execute(sql.SQL("EXPLAIN ") + part_query(table, relation, (), parts[1])).fetchall()
+    assert plan[0][0].startswith("Tid Range Scan")
 
 
-def test_a_partitioned_table_and_an_empty_one_have_one_part(store: Connection, dsn: str) -> None:
+def test_a_partitioned_table_has_one_part(store: Connection, dsn: str, exported: str) -> None:
     store.execute(
-        "CREATE TABLE public.p (v int) PARTITION BY RANGE (v); CREATE TABLE public.p1 PARTITION OF public.p DEFAULT"
+        "CREATE TABLE public.p (v int) PARTITION BY RANGE (v); CREATE TABLE public.p1 PARTITION OF public.p DEFAULT;"
+        "INSERT INTO public.p SELECT generate_series(1, 5000)"
     )
-    store.execute("INSERT INTO public.p SELECT generate_series(1, 5000)")
-    replication = ReplicationConnection(dsn, "test")
-    try:
-        new = replication.create_slot("root", lambda seconds: False, temporary=True)
-        assert new is not None
-        snapshot = Snapshot(dsn, "test", new.snapshot, ())
-        (oid,) = store.execute("SELECT 'public.p'::regclass::oid::bigint").fetchone() or (0,)
-        assert split_blocks(snapshot, Published(oid, "public", "p"), 4) == [Part()]
-        snapshot.close()
-    finally:
-        replication.close()
+    row = store.execute("SELECT 'public.p'::regclass::oid::bigint").fetchone()
+    assert row is not None
+    snapshot = Snapshot(dsn, "test", exported, ())
+    assert split_blocks(snapshot, Published(row[0], "public", "p"), 4) == [Part()]
+    snapshot.close()
