@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import psycopg
 
 from instep.errors import Advice, advice
+from instep.interpreter import carry_changes
 from instep.settings import Settings
 from instep_connectors.kafka import Fenced
 from instep_connectors.postgres.recording import Recorder
@@ -24,8 +24,6 @@ from instep_streams.capture.task import Task
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
-_SWITCH_S = 0.0005
-"""Reader and publisher share one interpreter: the default of 5 ms would be most of a batch's latency."""
 
 
 async def run(
@@ -45,7 +43,7 @@ async def run(
         InstepError: a person must look; nothing is lost, capture goes on from here when started again.
     """
     flag = threading.Event()
-    sys.setswitchinterval(_SWITCH_S)
+    carry_changes()
     work = asyncio.create_task(asyncio.to_thread(_guarded, settings, source, flag, compatible, record))
     waiting = asyncio.create_task(stop.wait())
     try:

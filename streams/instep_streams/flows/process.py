@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +23,7 @@ import psycopg
 
 from instep.errors import ConfigError, InstepError
 from instep.failpoints import hit
+from instep.interpreter import carry_changes
 from instep.settings import Settings
 from instep.telemetry import DOCUMENTS, LAG, POSITION
 from instep.topics import emission_topic, journal_topic
@@ -41,10 +40,6 @@ log = logging.getLogger("instep.worker")
 _LOOK_S: Final = 0.05
 """How often the process looks whether it has the journal and whether keys wait."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
-_SWITCH_S: Final = 0.0005
-_GARBAGE: Final = (100_000, 20, 50)
-"""Thresholds of the garbage collector: rows come and go by the thousand, and looking at each for cycles is half their
-cost; of what remains there are few."""
 
 
 async def run(settings: Settings, source: str, stop: asyncio.Event, clock: Clock = CLOCK) -> None:
@@ -61,8 +56,7 @@ async def run(settings: Settings, source: str, stop: asyncio.Event, clock: Clock
         leader = settings.leader(source)
         raise ConfigError(f"Source {source} has no worker: it is joined to {leader}.", f"`instep worker {leader}`.")
     hold(settings.encryption)
-    sys.setswitchinterval(_SWITCH_S)
-    gc.set_threshold(*_GARBAGE)
+    carry_changes()
     layout = await _begin(settings, source, stop)
     if layout is None:
         return
