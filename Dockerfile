@@ -1,4 +1,6 @@
 FROM python:3.11-slim-bookworm AS build
+# for the compiled transcoder; without it the image would work as well
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY requirements/runtime.txt requirements/runtime.txt
 RUN python -m venv /opt/instep \

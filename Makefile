@@ -7,10 +7,11 @@ ARGS ?=
 
 setup: .venv/.ready
 
-.venv/.ready: requirements/dev.txt pyproject.toml
+.venv/.ready: requirements/dev.txt pyproject.toml hatch_build.py $(wildcard schemas/instep_schemas/*.p[yx][xd])
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -c "from instep_schemas.transcoding import told; print('transcoder:', told())"
 	touch $@
 
 demo: setup

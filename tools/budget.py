@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 
 ROOTS = ("core", "schemas", "connectors", "streams", "ops")
+COMPILED = ("*.pyx", "*.pxd")
 MAX_FUNCTION, MAX_FILE = 80, 400
 
 
@@ -32,6 +33,9 @@ def main() -> int:
             lengths.append(length)
             if length > MAX_FUNCTION:
                 over.append(f"{file}:{line} {name}: {length} lines (at most {MAX_FUNCTION})")
+    for file in sorted(path for root in ROOTS for kind in COMPILED for path in Path(root).rglob(kind)):
+        if (size := file.read_text(encoding="utf-8").count("\n")) > MAX_FILE:
+            over.append(f"{file}: {size} lines (at most {MAX_FILE})")
     lengths.sort()
     p95 = lengths[int(len(lengths) * 0.95)]
     print(f"files: {len(sizes)}, median {median(sizes):.0f} lines")

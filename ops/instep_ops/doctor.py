@@ -81,7 +81,7 @@ async def examine(project: Path) -> list[Check]:
         flows = load_all(settings.flows_dir)
     except InstepError as exc:
         return [failed("project", exc)]
-    checks = [fine("project"), _flow_files(settings, len(flows))]
+    checks = [fine("project"), _flow_files(settings, len(flows)), _transcoder()]
     checks += await asyncio.to_thread(lambda: list(_machine(settings)))
     embedded_state = settings.state.dsn == EMBEDDED
     try:
@@ -113,6 +113,12 @@ def _flow_files(settings: Settings, count: int) -> Check:
         "flow files", False, f"There are no flows in {settings.flows_dir}.",
         "Write one: a SELECT in a file `NAME.sql`.", 2,
     )  # fmt: skip
+
+
+def _transcoder() -> Check:
+    from instep_schemas.transcoding import told
+
+    return Check("transcoder", True, told())
 
 
 def _machine(settings: Settings) -> Iterator[Check]:

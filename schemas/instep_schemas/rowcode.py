@@ -38,7 +38,18 @@ NAMES: Final[Mapping[str, Any]] = {
 class Cells:
     """One column's ways of being written, and the constants the generated code is made of."""
 
-    __slots__ = ("_none", "_some", "codec", "constant", "field", "filler", "options", "placeholder", "stand_in")
+    __slots__ = (
+        "_none",
+        "_some",
+        "codec",
+        "constant",
+        "field",
+        "filler",
+        "guard",
+        "options",
+        "placeholder",
+        "stand_in",
+    )
 
     def __init__(self, field: Field, options: WireOptions) -> None:
         self.field = field
@@ -52,8 +63,9 @@ class Cells:
             self.codec = sealing(field.cipher, field.column.name)
         self.placeholder = standins.placeholder(field.mapped.avro, options.unavailable)
         never = field.mapped.codec == "label" and options.unavailable not in field.mapped.labels  # no value is it
-        if options.profile == "native" and self.placeholder is not None and not never:
-            self.codec = _guarded(self.codec, self.placeholder)
+        self.guard = self.placeholder if options.profile == "native" and not never else None
+        if self.guard is not None:
+            self.codec = _guarded(self.codec, self.guard)
         self.stand_in = self._make_stand_in()
         defaulted = field.optional and field.default is not None
         self._some, self._none = (_NULL, _SOME) if defaulted else (_SOME, _NULL)
@@ -73,6 +85,12 @@ class Cells:
     def none(self) -> bytes | None:
         """Null; None for a NOT NULL column."""
         return self._none if self.field.optional else None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the codec is not that of the column's type alone: it cuts, hashes or encrypts."""
+        field = self.field
+        return (field.truncated, field.hashed, field.cipher) != (None, None, None)
 
     def _make_filler(self) -> bytes:
         """What `before` holds of a column that the replica identity leaves out."""
@@ -184,15 +202,26 @@ def row_parts(
         key: it is a key.
     """
     parts: list[bytes | str] = []
+    for each in written(cells, before=before, key=key):
+        if isinstance(each, bytes):
+            parts.append(each)
+        else:
+            used.add(each.field.index)
+            parts += _expression(each, names, key)
+    return parts
+
+
+def written(cells: Sequence[Cells], *, before: bool = False, key: bool = False) -> list[bytes | Cells]:
+    """What a row (or key) is made of, column by column: a constant, or what writes the value."""
+    items: list[bytes | Cells] = []
     for cell in cells:
         if cell.constant is not None and not key:
-            parts.append(cell.constant)
+            items.append(cell.constant)
         elif before and not cell.field.identity:
-            parts.append(cell.filler)
+            items.append(cell.filler)
         else:
-            used.add(cell.field.index)
-            parts += _expression(cell, names, key)
-    return parts
+            items.append(cell)
+    return items
 
 
 def joined(parts: Sequence[bytes | str]) -> str:
@@ -223,8 +252,7 @@ def _expression(cell: Cells, names: dict[str, Any], key: bool) -> list[bytes | s
     optional = cell.field.optional
     codec = cell.field.mapped.codec
     function = f"{'k' if key else 'f'}{cell.field.index}"
-    changed = cell.field.truncated, cell.field.hashed, cell.field.cipher
-    if codec == "text" and changed == (None, None, None):
+    if codec == "text" and not cell.changed:
         some = cell.some_prefix if optional else b""
         names[function] = _sized(cell, some)
         return _text_items(cell, variable, function, optional)

@@ -1,7 +1,8 @@
 """One generated function per table and operation: a change as the store sends it to its record's key and value.
 
 `TableEncoder.records` does the same in steps, and for every change. These functions are for the ordinary ones, nearly
-all. What they cannot write raises, before anything has been done: `records` then decides.
+all. What they cannot write raises, before anything has been done: `records` then decides. Where the compiled transcoder
+is there it takes their place (`transcoding.py`); they are what it is held to.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ class Reading(NamedTuple):
     Attributes:
         lines: given the number of columns and which are wanted: statements that read `data` into `c0`, `c1`, …
         names: what they need.
+        head: the same as data: bytes of a message in front of its one row, which ends it; None: a row is a tuple.
     """
 
     lines: Callable[[int, Collection[int]], Sequence[str]]
     names: Mapping[str, Any]
+    head: int | None
 
 
 def generate_straight(

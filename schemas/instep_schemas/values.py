@@ -164,7 +164,7 @@ def money(mapped: Mapped) -> Codec:
 
 def bits(text: bytes) -> bytes:
     """A bit string: little-endian bytes without trailing zero bytes (Java's BitSet)."""
-    number = int(text, 2) if text else 0
+    number = 0 if text == b"" else int(text, 2)  # None is no empty one
     return counted(number.to_bytes((number.bit_length() + 7) // 8, "little"))
 
 

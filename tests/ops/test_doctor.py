@@ -45,6 +45,7 @@ def test_an_embedded_project_before_its_first_start(project: Path, capsys: pytes
     assert [check.line() for check in found.values() if not check.ok] == []
     assert found["kafka.bootstrap"].skipped
     assert {"project", "flow files", "data folder", "java", "postgresql", "flow thing"} <= found.keys()
+    assert found["transcoder"].line().startswith("ok     transcoder: ")
     assert not (project / "data").exists()
     assert run(["doctor", "--project", str(project)]) == 0
     assert all(line.startswith(("ok ", "- ")) for line in capsys.readouterr().out.splitlines())

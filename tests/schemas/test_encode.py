@@ -243,6 +243,7 @@ REFUSED = [
     (DEBEZIUM, LIST, b"{{1,2},{3,4}}", "array-dimensions", "dimension"),
     (DEBEZIUM, MOMENT, b"294276-12-31 23:59:59.999999", "timestamp-range", "64 bits"),
     (NATIVE, REQUIRED, None, "null-in-not-null", "NOT NULL"),
+    (DEBEZIUM, [Column("v", base("varbit"), not_null=True, sql_type="bit varying")], None, "", "NOT NULL"),
     (NATIVE, LIST, b"{1,x}", "", "not the text"),
 ]
 

@@ -11,6 +11,9 @@ from typing import Any, Final
 
 _HEAD: Final = Struct(">cIch")
 
+HEAD: Final = _HEAD.size
+"""Bytes in front of the values of a row message: what `row_head` gives."""
+
 NAMES: Final[dict[str, Any]] = {"size_at": Struct(">xI").unpack_from, "SINGLE": {110: 1, 117: 1}}
 """What the source text needs."""
 
@@ -33,7 +36,7 @@ def reading(width: int, used: Collection[int]) -> list[str]:
     They raise (ValueError, IndexError, struct.error) for everything else: unchanged TOAST values, a message that is cut
     short or goes on. Columns that are not in `used` are passed over.
     """
-    lines, passed = [f"at = {_HEAD.size}"], 0
+    lines, passed = [f"at = {HEAD}"], 0
     for index in range(width):
         if index not in used:
             passed += 1

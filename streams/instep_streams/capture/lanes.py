@@ -11,15 +11,15 @@ from typing import Any, Final
 
 from instep.change import POSITION_HEADER, Op, Position, pack
 from instep_connectors.postgres.replication import Frames, Keepalive
-from instep_connectors.postgres.rowreading import NAMES, reading, row_head, unpacking
+from instep_connectors.postgres.rowreading import HEAD, NAMES, reading, row_head, unpacking
 from instep_connectors.postgres.snapshot import TextRow
 from instep_schemas.envelope import SourceBlock
 from instep_schemas.straight import Reading
 from instep_streams.capture.batch import COUNTED, CREATE, DELETE, READ, UPDATE, Batch, Headers, Record
 from instep_streams.capture.tables import CapturedTable
 
-_READING: Final = Reading(reading, NAMES)
-_COPIED: Final = Reading(unpacking, {})
+_READING: Final = Reading(reading, NAMES, HEAD)
+_COPIED: Final = Reading(unpacking, {}, None)
 _KINDS: Final = (
     (b"I", b"N", Op.CREATE, CREATE),
     (b"U", b"N", Op.UPDATE, UPDATE),

@@ -36,6 +36,7 @@ from instep_schemas.ciphers import hold, tags_of
 from instep_schemas.client import RegistryClient
 from instep_schemas.records import schema_text
 from instep_schemas.schemaids import SchemaIds
+from instep_schemas.transcoding import told
 from instep_schemas.wire import WireOptions
 from instep_streams.capture.batch import Origin, captured_lsn
 from instep_streams.capture.beside import Beside
@@ -272,7 +273,7 @@ class Session:
             task, self._parts, replication, transactions, captured, status_s, reached, self._beside
         )  # fmt: skip
         replication.start(self._own.slot, captured, self._own.publication)
-        log.info("ready: %s streams from %s", self._task.source, format_lsn(captured))
+        log.info("ready: %s streams from %s; transcoder: %s", self._task.source, format_lsn(captured), told())
         self._ready()
         self._beside.resume()
         self._streaming.run()

@@ -14,6 +14,7 @@ from instep.change import Op, Position
 from instep.relation import Column, Relation, ReplicaIdentity, Type
 from instep_connectors.postgres import pgoutput
 from instep_connectors.postgres.replication import Keepalive
+from instep_schemas import transcoding
 from instep_schemas.encode import compile_encoder
 from instep_schemas.envelope import SourceBlock
 from instep_schemas.wire import Hash, WireOptions
@@ -142,6 +143,12 @@ def short(machine: Transactions, frames: Frames) -> Iterator[bytes]:
 def seen(batch: Batch) -> dict[str, Any]:
     state = {name: getattr(batch, name) for name in Batch.__slots__}
     return state | {"records": [tuple(record) for record in batch.records]}
+
+
+@pytest.fixture(autouse=True, params=["", "1"], ids=["as built", "pure"])
+def transcoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything holds for the compiled one, where it is there, and for Python."""
+    monkeypatch.setenv(transcoding.PURE, request.param)
 
 
 @pytest.fixture(autouse=True)

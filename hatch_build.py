@@ -1,0 +1,56 @@
+"""Builds the compiled transcoder into the wheel, or in place for an editable install; without a compiler nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import chdir
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+SOURCE = Path("schemas", "instep_schemas", "_transcode.pyx")
+MODULE = "instep_schemas._transcode"
+
+
+class TranscoderHook(BuildHookInterface[Any]):
+    """Hatchling's hook; Instep without the module does the same in pure Python."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile, and take what was made into the wheel."""
+        if os.environ.get("INSTEP_PURE", "0") not in ("", "0"):
+            return
+        try:
+            with chdir(self.root):
+                built = compiled()
+        except (Exception, SystemExit) as exc:  # whatever is missing: an optional part ends no installation
+            reason = " ".join(str(exc).split()) or type(exc).__name__
+            self.app.display_warning(f"instep: the transcoder stays pure Python, which does the same: {reason}")
+            return
+        build_data["artifacts"].append(f"/{built.as_posix()}")
+        if version != "editable":
+            build_data["pure_python"], build_data["infer_tag"] = False, True
+
+
+def compiled() -> Path:
+    """Make the module beside its source, and give its path.
+
+    Raises:
+        Exception: Cython, setuptools or a C compiler is missing, or fails.
+    """
+    from Cython.Build import cythonize
+    from setuptools import Extension
+    from setuptools.command.build_ext import build_ext
+    from setuptools.dist import Distribution
+
+    options = [] if sys.platform == "win32" else ["-O2"]
+    with TemporaryDirectory() as folder:
+        extension = Extension(MODULE, [str(SOURCE)], extra_compile_args=options)
+        modules = cythonize([extension], build_dir=folder, include_path=["schemas"], quiet=True)
+        command = build_ext(Distribution({"name": "instep", "ext_modules": modules}))
+        command.build_temp, command.build_lib = folder, "schemas"
+        command.ensure_finalized()
+        command.run()
+        return Path(command.get_ext_fullpath(MODULE))
