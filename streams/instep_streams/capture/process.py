@@ -28,8 +28,8 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 _SWITCH_S = 0.0005
 """Reader and publisher share one interpreter: the default of 5 ms would be most of a batch's latency."""
 _GARBAGE = 500_000
-"""So many objects more than before, and Python looks for cycles. We make hardly any, but 30,000 objects per batch, none of
-which is garbage; with the default of 700 looking at them over and over would be a tenth of the CPU."""
+"""Python looks for cycles among so many new objects. We make hardly any, and 30,000 objects per batch that are no
+garbage: looking at them at every 700th, as it does otherwise, is a tenth of the CPU."""
 
 
 async def run(
