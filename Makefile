@@ -11,7 +11,7 @@ setup: .venv/.ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	$(BIN)/python -c "from instep_schemas.transcoding import told; print('transcoder:', told())"
+	$(BIN)/python -c "from instep_schemas.built import told; print('transcoder:', told())"
 	touch $@
 
 demo: setup

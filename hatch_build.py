@@ -45,10 +45,11 @@ def compiled() -> Path:
     from setuptools.command.build_ext import build_ext
     from setuptools.dist import Distribution
 
-    options = [] if sys.platform == "win32" else ["-O2"]
+    options = [] if sys.platform == "win32" else ["-O2", "-g0"]
     with TemporaryDirectory() as folder:
         extension = Extension(MODULE, [str(SOURCE)], extra_compile_args=options)
-        modules = cythonize([extension], build_dir=folder, include_path=["schemas"], quiet=True)
+        build: Any = cythonize  # it has no types
+        modules = build([extension], build_dir=folder, include_path=["schemas"], quiet=True)
         command = build_ext(Distribution({"name": "instep", "ext_modules": modules}))
         command.build_temp, command.build_lib = folder, "schemas"
         command.ensure_finalized()

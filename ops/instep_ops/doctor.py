@@ -116,7 +116,7 @@ def _flow_files(settings: Settings, count: int) -> Check:
 
 
 def _transcoder() -> Check:
-    from instep_schemas.transcoding import told
+    from instep_schemas.built import told
 
     return Check("transcoder", True, told())
 

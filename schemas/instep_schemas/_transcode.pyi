@@ -3,6 +3,13 @@ from collections.abc import Sequence
 from instep_schemas.envelope import SourceBlock
 from instep_schemas.program import Column
 
+def long(number: int) -> bytes:
+    """`varint.long`, of a number that fits 64 bits.
+
+    Raises:
+        OverflowError: it does not.
+    """
+
 class Transcoder:
     """The changes of one table and kind, from the store's bytes to key and value.
 

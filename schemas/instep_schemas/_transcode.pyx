@@ -6,11 +6,11 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from instep_schemas cimport _encoders as codecs
-from instep_schemas._encoders cimport MARGIN, Encode, Out, Text, varint
+from instep_schemas._encoders cimport MARGIN, Encode, Out, Text, varint, zigzag
 
 cdef enum:
     NONE = -1  # sizes of what is no text: null, or nothing at all
@@ -212,6 +212,13 @@ cdef int put_steps(Steps* steps, Piece* cells, Written* out) except -1:
         else:
             put_cell(step, cells[step.column], out)
     return 0
+
+
+def long(int64_t number):
+    """See `_transcode.pyi`."""
+    cdef unsigned char content[10]
+    cdef Out end = zigzag(number, content)
+    return PyBytes_FromStringAndSize(<char*>content, end - content)
 
 
 @cython.no_gc_clear  # the steps point to what it holds

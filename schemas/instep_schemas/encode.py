@@ -12,13 +12,14 @@ from typing import Final, Literal, NamedTuple
 
 from instep.change import ABSENT, Op
 from instep.relation import Relation
+from instep_schemas import built
 from instep_schemas.derive import TableSchemas, derive
 from instep_schemas.envelope import SourceBlock, table_block
 from instep_schemas.exact import Texts, exact_header
 from instep_schemas.keyjson import key_json
 from instep_schemas.rowcode import Cells, Tuple, generate
 from instep_schemas.straight import Reading, Straight, generate_straight
-from instep_schemas.transcoding import compiled_straight, transcoder
+from instep_schemas.transcoding import compiled_straight
 from instep_schemas.varint import counted
 from instep_schemas.wire import Unencodable, WireOptions
 
@@ -89,7 +90,7 @@ class TableEncoder:
             reading: of the message's one row.
         """
         ends = (self._key_prefix, self._value_prefix), (self._table, _NULL + _LETTER[op])
-        make = generate_straight if transcoder() is None else compiled_straight
+        make = generate_straight if built.module() is None else compiled_straight
         return make(self._key_cells, self._after_cells, reading, len(self.relation.columns), ends, old=op is Op.DELETE)
 
     def tombstone(self, key: bytes | None) -> bool:

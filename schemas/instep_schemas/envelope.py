@@ -7,8 +7,13 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
-from instep_schemas.varint import LENGTH, above, counted, long, with_above
+from instep_schemas import built, varint
+from instep_schemas.varint import LENGTH, above, counted, with_above
 from instep_schemas.wire import WireOptions
+
+_compiled = built.module()
+long: Final[Callable[[int], bytes]] = varint.long if _compiled is None else _compiled.long
+"""Of large numbers, a dozen per transaction."""
 
 _NULL: Final = b"\x00"
 _SOME: Final = b"\x02"

@@ -17,23 +17,7 @@ HOSTS = re.compile(
     r"eb\.debian"
 )
 MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:wo" r"rk|home/\w+|ro" r"ot)/")
-TEXT = {
-    ".py",
-    ".pyi",
-    ".pyx",
-    ".pxd",
-    ".md",
-    ".toml",
-    ".txt",
-    ".yml",
-    ".yaml",
-    ".sql",
-    ".json",
-    ".avsc",
-    ".cfg",
-    ".lock",
-    "",
-}
+TEXT = {*".py .pyi .pyx .pxd .md .toml .txt .yml .yaml .sql .json .avsc .cfg .lock".split(), ""}
 
 
 def tracked() -> list[Path]:

@@ -17,10 +17,11 @@ from instep.change import Op
 from instep.relation import Column, Relation, ReplicaIdentity
 from instep.settings import EncryptionSettings
 from instep_connectors.postgres.rowreading import HEAD, NAMES, reading, row_head, unpacking
-from instep_schemas import transcoding
+from instep_schemas import _transcode, built, varint
 from instep_schemas.ciphers import hold, new_key
 from instep_schemas.encode import TableEncoder, compile_encoder
 from instep_schemas.envelope import SourceBlock, time_stamp
+from instep_schemas.program import program
 from instep_schemas.rowcode import Cells
 from instep_schemas.straight import Reading, Straight
 from instep_schemas.wire import Hash, Tag, WireOptions
@@ -112,10 +113,10 @@ def message(kind: bytes, row: Sequence[Value]) -> bytes:
 def both(encoder: TableEncoder, op: Op, how: Reading) -> tuple[Straight, Straight]:
     """The compiled function and its oracle."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(transcoding.PURE, raising=False)
+        patch.delenv(built.PURE, raising=False)
         compiled = encoder.straight(op, how)
-        assert transcoding.transcoder() is not None, "it was not built: run `make setup` again and read what it says"
-        patch.setenv(transcoding.PURE, "1")
+        assert built.module() is not None, "it was not built: run `make setup` again and read what it says"
+        patch.setenv(built.PURE, "1")
         return compiled, encoder.straight(op, how)
 
 
@@ -298,25 +299,34 @@ def test_a_table_without_columns() -> None:
     assert outcome(compiled, message(b"I", []), 9, source) == outcome(oracle, message(b"I", []), 9, source) is not None
 
 
-def test_a_program_for_columns_that_are_not_there_is_refused() -> None:
-    from instep_schemas._transcode import Transcoder
-    from instep_schemas.program import program
+@given(st.integers(-(2**63), 2**63 - 1))
+def test_numbers_are_written_alike(number: int) -> None:
+    assert _transcode.long(number) == varint.long(number)
 
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 2**64, None, "1"])
+def test_what_does_not_fit_is_no_number(number: Any) -> None:
+    with pytest.raises((OverflowError, TypeError)):
+        _transcode.long(number)
+
+
+def test_a_program_for_columns_that_are_not_there_is_refused() -> None:
     cells = [Cells(field, NATIVE) for field in compile_encoder(THINGS, NATIVE).schemas.fields]
     with pytest.raises(IndexError):
-        Transcoder(HEAD, 2, None, program(b"", cells), b"", b"")
+        _transcode.Transcoder(HEAD, 2, None, program(b"", cells), b"", b"")
 
 
 @pytest.mark.parametrize(("value", "said"), [("1", "INSTEP_PURE"), ("0", "compiled"), ("", "compiled")])
 def test_a_setting_asks_for_python(value: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(transcoding.PURE, value)
-    assert (transcoding.transcoder() is None) is (value == "1")
-    assert said in transcoding.told()
+    monkeypatch.setenv(built.PURE, value)
+    assert (built.module() is None) is (value == "1")
+    assert said in built.told()
 
 
 def test_without_the_module_everything_is_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(transcoding.PURE, raising=False)
+    monkeypatch.delenv(built.PURE, raising=False)
+    monkeypatch.delattr("instep_schemas._transcode")
     monkeypatch.setitem(sys.modules, "instep_schemas._transcode", None)  # as where it was not built
-    assert transcoding.transcoder() is None
-    assert "no other was built" in transcoding.told()
+    assert built.module() is None
+    assert "no other was built" in built.told()
     assert type(compile_encoder(THINGS, NATIVE).straight(Op.CREATE, MESSAGES)).__name__ == "function"

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _XLOG_HEADER: Final = 25
 """Bytes in front of a frame's message: `w`, start, end, server clock."""
 
+_START = Struct(">xQ").unpack_from
 _KEEPALIVE = Struct(">cQqB")
 _STATUS = Struct(">cQQQqB")
 _FAILOVER: Final = 170000
@@ -184,13 +185,13 @@ class ReplicationConnection:
             SourceError: the server leaves out changes, because the publication was missing when they were made.
             psycopg.Error: the server reports an error that does not pass by itself.
         """
-        size, data = self._copy_data()
-        if size == 0:
-            try:
+        try:
+            size, data = self._conn.get_copy_data(1)
+            if size == 0:
                 self._conn.consume_input()
-            except psycopg.Error as exc:
-                raise passing(exc) from exc
-            size, data = self._copy_data()
+                size, data = self._conn.get_copy_data(1)
+        except psycopg.Error as exc:
+            raise passing(exc) from exc
         if self._skipped:
             raise SourceError(
                 f"The store leaves out changes: {self._skipped}. The publication was dropped for a while, and what was "
@@ -202,10 +203,11 @@ class ReplicationConnection:
         self._heard = time.monotonic()
         if size < 0:
             self._ended()
-        if data[0] == 119:  # w
-            self.frame_lsn = int.from_bytes(data[1:9])
-            return bytes(data[_XLOG_HEADER:])
-        _, end, _, reply = _KEEPALIVE.unpack(data)
+        frame = data.tobytes()  # slices of it cost half of what those of `data` do
+        if frame[0] == 119:  # w
+            self.frame_lsn = _START(frame)[0]
+            return frame[_XLOG_HEADER:]
+        _, end, _, reply = _KEEPALIVE.unpack(frame)
         return Keepalive(end, reply == 1)
 
     def send_status(self, flushed: int, *, ask: bool = False) -> None:
@@ -251,12 +253,6 @@ class ReplicationConnection:
             self._skipped = message
         else:
             log.warning("the store says: %s", message)
-
-    def _copy_data(self) -> tuple[int, memoryview]:
-        try:
-            return self._conn.get_copy_data(1)
-        except psycopg.Error as exc:
-            raise passing(exc) from exc
 
     def _ended(self) -> None:
         try:

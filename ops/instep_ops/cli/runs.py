@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from instep_ops.cli.faults import INTERRUPTED
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """What asks a process to stop; SIGHUP: the terminal was closed."""
+
+_SWITCH_S: Final = 0.0005
+"""A process's reader and publisher share one interpreter: the default of 5 ms would be most of a batch's latency."""
+
+_GARBAGE: Final = (500_000, 20, 50)
+"""Thresholds of the garbage collector. A batch is 30,000 objects that are no garbage: looking at all of them for cycles at
+every 700th, as Python does otherwise, costs a tenth of the CPU and more; of what remains there are few."""
 
 Work = Callable[[asyncio.Event], Awaitable[None]]
 
@@ -35,7 +45,7 @@ async def until_stopped(work: Work) -> None:
 
 
 def run_process(name: str, work: Work, metrics: str = "") -> None:
-    """Run a process with logging, metrics and the bond to its supervisor.
+    """Run a process with logging, metrics and the bond to its supervisor, its interpreter tuned for changes in thousands.
 
     Args:
         name: as it stands in the log, `capture:shop`.
@@ -45,6 +55,8 @@ def run_process(name: str, work: Work, metrics: str = "") -> None:
     from instep.telemetry import configure, serve_metrics
     from instep_ops.supervised import end_with_supervisor
 
+    sys.setswitchinterval(_SWITCH_S)
+    gc.set_threshold(*_GARBAGE)
     configure(name)
     end_with_supervisor()
     if metrics:

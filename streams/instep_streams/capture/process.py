@@ -11,7 +11,6 @@ from pathlib import Path
 import psycopg
 
 from instep.errors import Advice, advice
-from instep.interpreter import carry_changes
 from instep.settings import Settings
 from instep_connectors.kafka import Fenced
 from instep_connectors.postgres.recording import Recorder
@@ -43,7 +42,6 @@ async def run(
         InstepError: a person must look; nothing is lost, capture goes on from here when started again.
     """
     flag = threading.Event()
-    carry_changes()
     work = asyncio.create_task(asyncio.to_thread(_guarded, settings, source, flag, compatible, record))
     waiting = asyncio.create_task(stop.wait())
     try:

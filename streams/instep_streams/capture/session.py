@@ -32,11 +32,11 @@ from instep_connectors.postgres.recording import RecordedConnection
 from instep_connectors.postgres.replication import ReplicationConnection
 from instep_connectors.postgres.selection import open_publication, selected, set_identities, with_columns
 from instep_connectors.postgres.session import connect
+from instep_schemas.built import told
 from instep_schemas.ciphers import hold, tags_of
 from instep_schemas.client import RegistryClient
 from instep_schemas.records import schema_text
 from instep_schemas.schemaids import SchemaIds
-from instep_schemas.transcoding import told
 from instep_schemas.wire import WireOptions
 from instep_streams.capture.batch import Origin, captured_lsn
 from instep_streams.capture.beside import Beside

@@ -23,7 +23,6 @@ import psycopg
 
 from instep.errors import ConfigError, InstepError
 from instep.failpoints import hit
-from instep.interpreter import carry_changes
 from instep.settings import Settings
 from instep.telemetry import DOCUMENTS, LAG, POSITION
 from instep.topics import emission_topic, journal_topic
@@ -56,7 +55,6 @@ async def run(settings: Settings, source: str, stop: asyncio.Event, clock: Clock
         leader = settings.leader(source)
         raise ConfigError(f"Source {source} has no worker: it is joined to {leader}.", f"`instep worker {leader}`.")
     hold(settings.encryption)
-    carry_changes()
     layout = await _begin(settings, source, stop)
     if layout is None:
         return

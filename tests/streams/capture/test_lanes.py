@@ -14,7 +14,7 @@ from instep.change import Op, Position
 from instep.relation import Column, Relation, ReplicaIdentity, Type
 from instep_connectors.postgres import pgoutput
 from instep_connectors.postgres.replication import Keepalive
-from instep_schemas import transcoding
+from instep_schemas import built
 from instep_schemas.encode import compile_encoder
 from instep_schemas.envelope import SourceBlock
 from instep_schemas.wire import Hash, WireOptions
@@ -148,7 +148,7 @@ def seen(batch: Batch) -> dict[str, Any]:
 @pytest.fixture(autouse=True, params=["", "1"], ids=["as built", "pure"])
 def transcoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything holds for the compiled one, where it is there, and for Python."""
-    monkeypatch.setenv(transcoding.PURE, request.param)
+    monkeypatch.setenv(built.PURE, request.param)
 
 
 @pytest.fixture(autouse=True)
