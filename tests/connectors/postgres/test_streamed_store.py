@@ -1,0 +1,213 @@
+"""Whole transactions made of parts are what protocol 1 gives for the same work, on a store that streams everything."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from tests.fixtures.postgres import PostgresForTests
+
+from instep_connectors.postgres import pgoutput as p
+from instep_connectors.postgres.replication import Keepalive, ReplicationConnection
+from instep_connectors.postgres.session import connect
+from instep_connectors.postgres.streamed import Streamed
+
+SEEDS = range(int(os.environ.get("SEEDS", "3")))
+STEPS = 250
+WRITERS = 3
+TICK = b"tick"
+"""Prefix of the messages by which a reader is known to have read so far."""
+
+
+class Stream:
+    """A slot of the database, and what comes through it."""
+
+    def __init__(self, dsn: str, name: str, streamed: Streamed | None) -> None:
+        self.out: list[tuple[int, bytes]] = []
+        self._name, self._streamed = name, streamed
+        self._replication = ReplicationConnection(dsn, "test")
+        made = self._replication.create_slot(name, lambda seconds: False, temporary=True)
+        assert made is not None
+        self._lsn = made.lsn
+
+    def start(self) -> None:
+        self._replication.start(self._name, self._lsn, "p", self._streamed)
+
+    def read_to(self, tick: bytes) -> None:
+        """Read until this message has come."""
+        while True:
+            frame = self._replication.receive()
+            if frame is None:
+                ready, _, _ = select.select([self._replication], [], [], 30)
+                assert ready, f"{self._name}: nothing arrives"
+            elif not isinstance(frame, Keepalive):
+                self.out.append((self._replication.frame_lsn, frame))
+                if frame[:1] == b"M" and frame.endswith(tick):
+                    return
+
+    def close(self) -> None:
+        self._replication.close()
+
+
+@contextmanager
+def both(dsn: str) -> Iterator[tuple[Stream, Stream]]:
+    """The same from one point on, by protocol 1 and by protocol 2."""
+    with closing(Stream(dsn, "whole", None)) as plain, closing(Stream(dsn, "parts", Streamed())) as parts:
+        plain.start()
+        parts.start()
+        yield plain, parts
+
+
+def meaning(frames: list[tuple[int, bytes]]) -> list[tuple[Any, ...]]:
+    """Each frame with the relations in force, which may come anywhere; origins are not always told in parts."""
+    known: dict[int, p.RelationMessage] = {}
+    out: list[tuple[Any, ...]] = []
+    for lsn, frame in frames:
+        match p.decode(frame):
+            case p.RelationMessage() as relation:
+                known[relation.oid] = relation
+            case p.TypeMessage() | p.Origin():
+                pass
+            case p.Begin():
+                out.append((frame,))  # its own WAL position is that of some change
+            case p.Insert(oid) | p.Update(oid) | p.Delete(oid):
+                out.append((lsn, frame, known[oid]))
+            case p.Truncate(oids):
+                out.append((lsn, frame, [known[oid] for oid in oids]))
+            case _:
+                out.append((lsn, frame))
+    return out
+
+
+class Writer:
+    """Works at random in one transaction after another, on a table of its own and on its own keys in a common one."""
+
+    def __init__(self, dsn: str, dice: random.Random, number: int) -> None:
+        self._dice, self._number = dice, number
+        self._conn = psycopg.connect(dsn, autocommit=True)
+        self._depth, self._open, self._prepared, self._columns = 0, False, False, 0
+        if number == 0:
+            self.run("SELECT pg_replication_origin_session_setup('elsewhere')")
+
+    def run(self, statement: str) -> None:
+        self._conn.execute(statement.encode())
+
+    def step(self) -> None:
+        """One statement."""
+        if self._prepared:
+            self._settle()
+        elif not self._open:
+            self.run("BEGIN")
+            self._open = True
+        else:
+            weights = {
+                self._write: 12,
+                self._define: 2,
+                self._savepoint: 4,
+                self._back: 3,
+                self._release: 1,
+                self._end: 2,
+            }
+            self._dice.choices(list(weights), list(weights.values()))[0]()
+
+    def _write(self) -> None:
+        own, key = f"own{self._number}", self._dice.randint(0, 30) * WRITERS + self._number
+        table = self._dice.choice((own, "common"))
+        choices = [
+            f"INSERT INTO {table} (id, a) VALUES ({key}, repeat(md5(random()::text), {self._dice.choice((1, 300))}))"
+            " ON CONFLICT (id) DO UPDATE SET n = EXCLUDED.n + 1",
+            f"INSERT INTO {table} (id, a) SELECT i, repeat(md5(i::text), 40)"
+            f" FROM generate_series({999 + self._number}, 1200, {WRITERS}) i ON CONFLICT DO NOTHING",
+            f"UPDATE {table} SET n = n + 1 WHERE id % {WRITERS} = {self._number}",
+            f"DELETE FROM {table} WHERE id = {key}",
+            f"TRUNCATE {own}",
+            "SELECT pg_logical_emit_message(false, 'app', 'alone')",
+            "INSERT INTO unpublished VALUES (1)",
+        ]
+        if not self._depth:  # which savepoint a message belongs to is not told
+            choices.append("SELECT pg_logical_emit_message(true, 'app', 'within')")
+        self.run(self._dice.choices(choices, (8, 2, 5, 5, 1, 1, 1, 1)[: len(choices)])[0])
+
+    def _define(self) -> None:
+        self._columns += 1
+        self.run(f"ALTER TABLE own{self._number} ADD c{self._columns} int DEFAULT {self._columns}")
+
+    def _savepoint(self) -> None:
+        self._depth += 1
+        self.run(f"SAVEPOINT s{self._depth}")
+
+    def _back(self) -> None:
+        if self._depth:
+            self._depth = self._dice.randint(1, self._depth)
+            self.run(f"ROLLBACK TO s{self._depth}")
+
+    def _release(self) -> None:
+        if self._depth:
+            self._depth = self._dice.randint(1, self._depth)
+            self.run(f"RELEASE s{self._depth}")
+            self._depth -= 1
+
+    def _end(self) -> None:
+        how = self._dice.choices(("COMMIT", "ROLLBACK", f"PREPARE TRANSACTION 'w{self._number}'"), (5, 2, 1))[0]
+        if self._number == 0 and how == "COMMIT":
+            self.run("SELECT pg_replication_origin_xact_setup('0/ABC', now())")
+        self.run(how)
+        self._depth, self._open, self._prepared = 0, False, how.startswith("PREPARE")
+
+    def _settle(self) -> None:
+        self.run(f"{self._dice.choices(('COMMIT', 'ROLLBACK'), (2, 1))[0]} PREPARED 'w{self._number}'")
+        self._prepared = False
+
+    def finish(self) -> None:
+        if self._open:
+            self.run("COMMIT")
+        if self._prepared:
+            self._settle()
+        self._conn.close()
+
+
+def database(postgres: PostgresForTests, mode: str) -> str:
+    """Tables and publication in a database that streams early."""
+    dsn = postgres.database()
+    with connect(dsn, "test") as conn:
+        name = conn.info.dbname
+        conn.execute(f"ALTER DATABASE {name} SET logical_decoding_work_mem = '64kB'".encode())
+        conn.execute(f"ALTER DATABASE {name} SET debug_logical_replication_streaming = '{mode}'".encode())
+        conn.execute("CREATE TYPE public.mood AS ENUM ('ok')")
+        for table in ("common", *(f"own{number}" for number in range(WRITERS))):
+            columns = "id int PRIMARY KEY, n int NOT NULL DEFAULT 0, a text, m public.mood DEFAULT 'ok'"
+            conn.execute(f"CREATE TABLE public.{table} ({columns})".encode())
+            conn.execute(f"ALTER TABLE public.{table} ALTER a SET STORAGE EXTERNAL".encode())
+        conn.execute("CREATE TABLE public.unpublished (id int)")
+        conn.execute("CREATE PUBLICATION p FOR TABLE public.common, public.own0, public.own1, public.own2")
+    return dsn
+
+
+@pytest.mark.parametrize("mode", ["immediate", "buffered"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_any_work_comes_out_as_by_protocol_1(postgres: PostgresForTests, seed: int, mode: str) -> None:
+    dice = random.Random(seed)
+    dsn = database(postgres, mode)
+    with connect(dsn, "test") as conn, both(dsn) as (plain, parts):
+        conn.execute("SELECT pg_replication_origin_create('elsewhere')")
+        writers = [Writer(dsn, dice, number) for number in range(WRITERS)]
+        for step in range(STEPS):
+            dice.choice(writers).step()
+            if dice.random() < 0.2:  # parts are sent before it is known what becomes of them
+                conn.execute("SELECT pg_logical_emit_message(true, 'tick', %s)", (f"<{step}>",))
+                parts.read_to(f"<{step}>".encode())
+        for writer in writers:
+            writer.finish()
+        conn.execute("SELECT pg_logical_emit_message(true, 'tick', '<end>')")
+        parts.read_to(b"<end>")
+        plain.read_to(b"<end>")
+        row = conn.execute("SELECT stream_count FROM pg_stat_replication_slots WHERE slot_name = 'parts'").fetchone()
+        conn.execute("SELECT pg_replication_origin_drop('elsewhere')")
+    assert meaning(parts.out) == meaning(plain.out)
+    assert row is not None and int(str(row[0])) > 5
