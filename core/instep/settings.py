@@ -88,9 +88,9 @@ class SourceSettings(Model):
     batch_wait_ms: int = Field(2, ge=0, description="how long a batch waits for more changes once it has one")
     heartbeat_s: float = Field(10.0, gt=0, description="an idle slot is moved on this often")
     stream_large: bool = Field(
-        True,
-        description="large transactions are taken while they run, and put aside until their commit; false: the store"
-        " keeps them on its own disk and sends them then",
+        False,
+        description="large transactions are taken while they run, and put aside here until their commit: the store"
+        " keeps nothing of them on its disk; see capture.md",
     )
     spool: Path | None = Field(
         None, description="folder of what `stream_large` puts aside; default: the system's temporary folder"

@@ -48,6 +48,10 @@ _TURN: Final = 1_000
 """So many such frames are one turn: a few milliseconds."""
 
 
+class PartsFailed(ConnectionError):
+    """The store fails at a transaction that is still running; behind its commit it may well be able to decode it."""
+
+
 class Frames(Protocol):
     """What gives the frames of a stream; see `ReplicationConnection`."""
 
@@ -200,6 +204,7 @@ class ReplicationConnection:
 
         Raises:
             ConnectionError: the server ended the stream.
+            PartsFailed: it reports an error while it streams transactions that still run.
             SourceError: the server leaves out changes, because the publication was missing when they were made.
             DecodeError: parts of a transaction that do not fit together.
             EnvironmentFault: there is no room to put them aside.
@@ -321,7 +326,11 @@ class ReplicationConnection:
         try:
             self._result()
         except psycopg.Error as exc:
-            raise passing(exc) from exc
+            failure = passing(exc)
+            if self._streamed is not None and failure is exc:
+                words = " ".join(str(exc).split())
+                raise PartsFailed(f"The store cannot decode what is still running: {words}") from exc
+            raise failure from exc
         raise ConnectionError("The store ended the replication stream.")
 
     def _run(self, command: str) -> pq.abc.PGresult:

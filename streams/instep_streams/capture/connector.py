@@ -75,7 +75,6 @@ def connector(
             "slot_failover": reader.flag("slot.failover"),
             "partitions": reader.number("topic.creation.default.partitions"),
             "heartbeat_s": compatible.heartbeat_s or 10.0,
-            "stream_large": False,  # parts lack what Debezium writes: the origin's LSN, a message's savepoint
         }
     )
     settings = Settings(

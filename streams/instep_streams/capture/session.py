@@ -280,7 +280,7 @@ class Session:
 
     def _streamed(self) -> Streamed | None:
         """What makes large transactions whole; None: the store is to do it."""
-        if not self._own.stream_large:
+        if not (self._own.stream_large and self._task.parts):
             return None
         return Streamed(None if self._own.spool is None else self._task.settings.root / self._own.spool)
 
