@@ -1,4 +1,4 @@
-"""Frames put aside until it is known whether they count: a few in memory, more in a temporary file."""
+"""Frames put aside until it is known whether they count: in a temporary file, behind a megabyte of memory."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from struct import Struct
-from tempfile import SpooledTemporaryFile, TemporaryFile
-from typing import Final
+from tempfile import TemporaryFile
+from typing import IO, Final
 
 from instep.errors import EnvironmentFault
 
-_IN_MEMORY: Final = 1 << 20
-_BUFFER: Final = 1 << 16
+_BUFFER: Final = 1 << 20
+"""Bytes in memory; a transaction that is not larger may never reach the disk."""
+
 _HEAD: Final = Struct(">IIQ")
 """In front of each frame: its bytes, its (sub)transaction, its WAL position."""
 
@@ -24,11 +25,14 @@ class Spool:
 
     Args:
         folder: of the file; None: the system's temporary folder.
+
+    Raises:
+        EnvironmentFault: it takes no file.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._file = SpooledTemporaryFile(_IN_MEMORY, buffering=_BUFFER, dir=None if folder is None else str(folder))
+        self._file = _open(folder)
 
     def add(self, xid: int, lsn: int, frame: bytes) -> None:
         """Put one frame aside. Hot.
@@ -72,8 +76,12 @@ def check_folder(folder: Path | None) -> None:
     Raises:
         EnvironmentFault: it does not.
     """
+    _open(folder).close()
+
+
+def _open(folder: Path | None) -> IO[bytes]:
     try:
-        TemporaryFile(dir=folder).close()
+        return TemporaryFile(buffering=_BUFFER, dir=folder)
     except OSError as exc:
         raise _fault(folder, exc) from exc
 
