@@ -72,8 +72,8 @@ def meaning(frames: list[tuple[int, bytes]]) -> list[tuple[Any, ...]]:
         match p.decode(frame):
             case p.RelationMessage() as relation:
                 known[relation.oid] = relation
-            case p.TypeMessage() | p.Origin():
-                pass
+            case p.TypeMessage() | p.Origin() | p.StreamAbort():
+                pass  # PostgreSQL 18 tells of rolled-back savepoints also where it streams nothing
             case p.Begin():
                 out.append((frame,))  # its own WAL position is that of some change
             case p.Insert(oid) | p.Update(oid) | p.Delete(oid):

@@ -193,3 +193,21 @@ def test_what_the_store_cannot_decode_before_the_commit_it_sends_behind_it(
     ]
     assert len(shop.changes("public.t")) == 2
     assert "until the next start it sends whole transactions" in caplog.text
+
+
+@pytest.mark.parametrize("stream_large", [False, True])
+def test_a_large_transaction_that_was_rolled_back_before_it_was_read(make_shop: MakeShop, stream_large: bool) -> None:
+    """PostgreSQL 18 drops it when its memory is full, and sends STREAM ABORT for its savepoints, also by protocol 1."""
+    shop = make_shop(TABLE, stream_large=stream_large)
+    early(shop)
+    with shop.capturing():
+        pass
+    with shop.store() as conn, conn.transaction(force_rollback=True):
+        with conn.transaction():
+            conn.execute("INSERT INTO t SELECT generate_series(1, 200)")
+        conn.execute("INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1000, 3000) i")
+    shop.execute("INSERT INTO t VALUES (1, 'kept')")
+    with shop.capturing():
+        audit = shop.audit()
+    assert audit.ok, audit.problems
+    assert (audit.rows, audit.changes) == (1, 1)
