@@ -87,6 +87,14 @@ class SourceSettings(Model):
     batch_changes: int = Field(2_000, ge=1, description="most changes in one Kafka transaction")
     batch_wait_ms: int = Field(2, ge=0, description="how long a batch waits for more changes once it has one")
     heartbeat_s: float = Field(10.0, gt=0, description="an idle slot is moved on this often")
+    stream_large: bool = Field(
+        False,
+        description="large transactions are taken while they run, and put aside here until their commit: the store"
+        " keeps nothing of them on its disk; see capture.md",
+    )
+    spool: Path | None = Field(
+        None, description="folder of what `stream_large` puts aside; default: the system's temporary folder"
+    )
     snapshot_threads: int = Field(2, ge=1, le=64, description="connections that read the first snapshot at once")
     chunk_rows: int = Field(2_000, ge=1, description="most rows read at once while a table is copied beside the stream")
     schema_ids: Literal["prefix", "header"] = Field(

@@ -313,33 +313,15 @@ _BODIES: Final[dict[int, Callable[[bytes, int], Message]]] = {
     ord("A"): _stream_abort,
 }
 
-_WITH_XID: Final = frozenset(b"IUDRYTM")
-"""Messages that carry the (sub)transaction's id in front while inside a streamed part."""
-
 
 def decode(data: bytes) -> Message:
-    """Decode one message outside of streamed parts.
+    """Decode one message, as it is outside of streamed parts: within them some have a transaction's id in front.
 
     Raises:
         DecodeError: not a message of the protocol, or cut short.
     """
-    return _decode(data, 1)
-
-
-def decode_streamed(data: bytes) -> tuple[int, Message]:
-    """Decode one message between STREAM START and STREAM STOP: the (sub)transaction's id (0: none) and the message.
-
-    Raises:
-        DecodeError: not a message of the protocol, or cut short.
-    """
-    if data and data[0] in _WITH_XID:
-        return int.from_bytes(data[1:5]), _decode(data, 5)
-    return 0, _decode(data, 1)
-
-
-def _decode(data: bytes, at: int) -> Message:
     try:
-        return _BODIES[data[0]](data, at)
+        return _BODIES[data[0]](data, 1)
     except DecodeError:
         raise
     except KeyError:

@@ -20,7 +20,8 @@ from typing import Any, Final, NamedTuple
 
 from instep.errors import EnvironmentFault
 from instep.relation import Column, Relation, ReplicaIdentity, Type, TypeKind
-from instep_connectors.postgres.replication import Keepalive, ReplicationConnection
+from instep_connectors.postgres.replication import BUSY, Keepalive, ReplicationConnection
+from instep_connectors.postgres.streamed import Streamed
 
 MAGIC: Final = b"INSTEP-FRAMES-1\n"
 _HEAD: Final = Struct(">cIq")
@@ -124,15 +125,17 @@ class RecordedConnection(ReplicationConnection):
         super().__init__(dsn, application)
         self._recorder = recorder
 
-    def start(self, slot: str, lsn: int, publication: str) -> None:
+    def start(self, slot: str, lsn: int, publication: str, streamed: Streamed | None = None) -> None:
         """Begin to stream; see `ReplicationConnection.start`."""
-        super().start(slot, lsn, publication)
+        super().start(slot, lsn, publication, streamed)
         document = {"slot": slot, "lsn": lsn, "publication": publication}
         self._recorder.add(Kind.START, json.dumps(document).encode())
 
     def receive(self) -> bytes | Keepalive | None:
-        """The next message; see `ReplicationConnection.receive`."""
+        """The next message; see `ReplicationConnection.receive`. Streamed transactions are recorded as whole ones."""
         frame = super().receive()
+        if frame is BUSY:
+            return frame
         if isinstance(frame, Keepalive):
             self._recorder.add(Kind.KEEPALIVE, _KEEPALIVE.pack(*frame))
         elif frame is not None:

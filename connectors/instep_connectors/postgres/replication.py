@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import Final, NamedTuple, Protocol
 
@@ -20,6 +20,7 @@ from instep.change import format_lsn, parse_lsn
 from instep.errors import SourceError
 from instep_connectors.postgres.pgoutput import PG_EPOCH_US
 from instep_connectors.postgres.session import PINNED, connection_failure, conninfo, passing
+from instep_connectors.postgres.streamed import Frame, Streamed
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,17 @@ class Keepalive(NamedTuple):
 
     end: int
     reply: bool
+
+
+BUSY: Final = Keepalive(0, False)
+"""Given now and then while parts of large transactions are put aside or read back: others should have their turn."""
+
+_TURN: Final = 1_000
+"""So many such frames are one turn: a few milliseconds."""
+
+
+class PartsFailed(ConnectionError):
+    """The store fails at a transaction that is still running; behind its commit it may well be able to decode it."""
 
 
 class Frames(Protocol):
@@ -90,6 +102,8 @@ class ReplicationConnection:
         self._skipped = ""
         self._conn.notice_handler = self._notice
         self._heard = time.monotonic()
+        self._streamed: Streamed | None = None
+        self._given = 0
         self.frame_lsn = 0
         """WAL position of the message that `receive` gave last."""
 
@@ -152,17 +166,26 @@ class ReplicationConnection:
             raise passing(exc) from exc
         return NewSlot(parse_lsn(_cell(row, 1)), _cell(row, 2))
 
-    def start(self, slot: str, lsn: int, publication: str) -> None:
+    def start(self, slot: str, lsn: int, publication: str, streamed: Streamed | None = None) -> None:
         """Begin to stream what was committed at or behind `lsn`.
+
+        Args:
+            slot: of the store.
+            lsn: see above.
+            publication: of the store.
+            streamed: makes whole transactions of what the store sends while they run; None: it sends each one behind
+                its commit, and keeps large ones on its own disk until then.
 
         Raises:
             ConnectionError: the slot is in use or the server goes away.
             psycopg.Error: the server refuses.
         """
         names = _quote(publication).replace("'", "''")
+        protocol = "proto_version '1'" if streamed is None else "proto_version '2', streaming 'on'"
+        self._streamed = streamed
         self._send(
             f"START_REPLICATION SLOT {_quote(slot)} LOGICAL {format_lsn(lsn)} "
-            f"(proto_version '1', publication_names '{names}', messages 'true')"
+            f"({protocol}, publication_names '{names}', messages 'true')"
         )
         while not self._ready(1.0):
             pass
@@ -178,13 +201,52 @@ class ReplicationConnection:
         return self._conn.socket
 
     def receive(self) -> bytes | Keepalive | None:
-        """The next pgoutput message, a keepalive, or None when nothing is there.
+        """The next message of pgoutput's protocol 1, a keepalive, `BUSY`, or None when nothing is there.
 
         Raises:
             ConnectionError: the server ended the stream.
+            PartsFailed: it reports an error while it streams transactions that still run.
             SourceError: the server leaves out changes, because the publication was missing when they were made.
+            DecodeError: parts of a transaction that do not fit together.
+            EnvironmentFault: there is no room to put them aside.
             psycopg.Error: the server reports an error that does not pass by itself.
         """
+        streamed = self._streamed
+        if streamed is None:
+            return self._arrived()
+        if streamed.whole is not None:
+            return self._give(streamed, streamed.whole)
+        frame = self._arrived()
+        if type(frame) is bytes and frame[:1] not in streamed.passing:
+            return self._put_aside(streamed, frame)
+        return frame
+
+    def _put_aside(self, streamed: Streamed, frame: bytes | Keepalive | None) -> bytes | Keepalive | None:
+        """Put frames aside until there is something to give, or others should have their turn."""
+        taken = 0
+        while type(frame) is bytes and frame[:1] not in streamed.passing:
+            streamed.take(frame, self.frame_lsn)
+            if streamed.whole is not None:
+                return self._give(streamed, streamed.whole)
+            taken += 1
+            if taken == _TURN:
+                return BUSY
+            frame = self._arrived()
+        return frame
+
+    def _give(self, streamed: Streamed, whole: Iterator[Frame]) -> bytes | Keepalive | None:
+        """The next frame of a whole transaction; nothing is read from the server meanwhile."""
+        self._given += 1
+        if self._given % _TURN == 0:
+            return BUSY
+        for self.frame_lsn, frame in whole:
+            return frame
+        streamed.whole = None
+        self.heard()
+        return self.receive()
+
+    def _arrived(self) -> bytes | Keepalive | None:
+        """The next frame as the server sent it."""
         try:
             size, data = self._conn.get_copy_data(1)
             if size == 0:
@@ -242,6 +304,8 @@ class ReplicationConnection:
 
     def close(self) -> None:
         """Close. Safe to call twice."""
+        if self._streamed is not None:
+            self._streamed.close()
         self._conn.finish()
 
     def _notice(self, result: pq.abc.PGresult) -> None:
@@ -258,7 +322,11 @@ class ReplicationConnection:
         try:
             self._result()
         except psycopg.Error as exc:
-            raise passing(exc) from exc
+            failure = passing(exc)
+            if self._streamed is not None and failure is exc:
+                words = " ".join(str(exc).split())
+                raise PartsFailed(f"The store cannot decode what is still running: {words}") from exc
+            raise failure from exc
         raise ConnectionError("The store ended the replication stream.")
 
     def _run(self, command: str) -> pq.abc.PGresult:

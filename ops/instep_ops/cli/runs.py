@@ -19,7 +19,7 @@ _SWITCH_S: Final = 0.0005
 """A process's reader and publisher share one interpreter: the default of 5 ms would be most of a batch's latency."""
 
 _GARBAGE: Final = (500_000, 20, 50)
-"""Thresholds of the garbage collector. A batch is 30,000 objects that are no garbage: looking at all of them for cycles at
+"""Thresholds of the garbage collector. A batch is 30,000 objects that are no garbage: looking at them all for cycles at
 every 700th, as Python does otherwise, costs a tenth of the CPU and more; of what remains there are few."""
 
 Work = Callable[[asyncio.Event], Awaitable[None]]
@@ -45,7 +45,7 @@ async def until_stopped(work: Work) -> None:
 
 
 def run_process(name: str, work: Work, metrics: str = "") -> None:
-    """Run a process with logging, metrics and the bond to its supervisor, its interpreter tuned for changes in thousands.
+    """Run a process with logging, metrics, the bond to its supervisor, and an interpreter tuned for many changes.
 
     Args:
         name: as it stands in the log, `capture:shop`.

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -14,6 +15,7 @@ from instep.errors import Advice, advice
 from instep.settings import Settings
 from instep_connectors.kafka import Fenced
 from instep_connectors.postgres.recording import Recorder
+from instep_connectors.postgres.replication import PartsFailed
 from instep_connectors.postgres.session import store_failure
 from instep_streams.capture.guardian import Guardian
 from instep_streams.capture.options import Compatible
@@ -82,6 +84,10 @@ def _capture(
         except Fenced as exc:
             # The slot lock says that no other capture of this slot lives; the next session takes it again first.
             reason = str(exc)
+        except PartsFailed as exc:
+            # A catalog changed twice in one transaction, once in a savepoint that was rolled back, can only be read
+            # as it was when all of the transaction is known.
+            task, reason = replace(task, parts=False), f"{exc}; until the next start it sends whole transactions"
         except Exception as exc:
             failure = store_failure(exc) if isinstance(exc, psycopg.Error) else exc
             if advice(failure) is Advice.NEVER:

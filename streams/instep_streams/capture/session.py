@@ -32,6 +32,7 @@ from instep_connectors.postgres.recording import RecordedConnection
 from instep_connectors.postgres.replication import ReplicationConnection
 from instep_connectors.postgres.selection import open_publication, selected, set_identities, with_columns
 from instep_connectors.postgres.session import connect
+from instep_connectors.postgres.streamed import Streamed
 from instep_schemas.built import told
 from instep_schemas.ciphers import hold, tags_of
 from instep_schemas.client import RegistryClient
@@ -272,11 +273,17 @@ class Session:
         self._streaming = Streaming(
             task, self._parts, replication, transactions, captured, status_s, reached, self._beside
         )  # fmt: skip
-        replication.start(self._own.slot, captured, self._own.publication)
+        replication.start(self._own.slot, captured, self._own.publication, self._streamed())
         log.info("ready: %s streams from %s; transcoder: %s", self._task.source, format_lsn(captured), told())
         self._ready()
         self._beside.resume()
         self._streaming.run()
+
+    def _streamed(self) -> Streamed | None:
+        """What makes large transactions whole; None: the store is to do it."""
+        if not (self._own.stream_large and self._task.parts):
+            return None
+        return Streamed(None if self._own.spool is None else self._task.settings.root / self._own.spool)
 
     def _recorded(self, message: RelationMessage, /, *, keyed: bool = True) -> CapturedTable | None:
         try:

@@ -16,7 +16,7 @@ from instep.failpoints import hit
 from instep.journal import JournalEntry
 from instep.telemetry import CHANGES, LAG, POSITION
 from instep_connectors.postgres.pgoutput import decode
-from instep_connectors.postgres.replication import Keepalive, ReplicationConnection
+from instep_connectors.postgres.replication import BUSY, Keepalive, ReplicationConnection
 from instep_connectors.postgres.session import passing
 from instep_streams.capture.batch import MAX_BATCH_BYTES, Batch, captured_lsn
 from instep_streams.capture.beside import Beside
@@ -115,6 +115,8 @@ class Streaming:
             self._deaf = False
         while (frame := transactions.rows(replication, most, MAX_BATCH_BYTES)) is not None:
             if isinstance(frame, Keepalive):
+                if frame is BUSY:
+                    return
                 self._keepalive(frame)
                 continue
             feed(decode(frame), replication.frame_lsn)

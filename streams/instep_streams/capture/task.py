@@ -27,6 +27,7 @@ class Task:
         idle: sleeps for so many seconds at most; true when the process should stop.
         compatible: write what Debezium would; None: Instep's own profile.
         recorder: keeps the frames; None: nobody asked for that.
+        parts: whether the store may send transactions that still run, where the settings want it to.
     """
 
     settings: Settings
@@ -34,6 +35,7 @@ class Task:
     idle: Callable[[float], bool]
     compatible: Compatible | None = None
     recorder: Recorder | None = None
+    parts: bool = True
 
     @property
     def own(self) -> SourceSettings:

@@ -89,6 +89,7 @@ class Transactions:
             pgoutput.Origin: self._origin,
             pgoutput.LogicalMessage: self._message,
             pgoutput.TypeMessage: lambda message, lsn: None,
+            pgoutput.StreamAbort: lambda message, lsn: None,  # PostgreSQL 18: of a savepoint of which nothing was sent
         }
         self.open = False
         self.due = False

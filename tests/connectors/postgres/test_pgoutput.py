@@ -37,7 +37,6 @@ MESSAGES = st.one_of(
     st.builds(p.StreamCommit, U32, LSN, LSN, MICROS),
     st.builds(p.StreamAbort, U32, U32),
 )
-CARRY_XID = (p.RelationMessage, p.TypeMessage, p.Insert, p.Update, p.Delete, p.Truncate, p.LogicalMessage)
 
 
 def text(value: str) -> bytes:
@@ -104,13 +103,6 @@ def encode(message: p.Message, xid: bytes = b"") -> bytes:
 @given(MESSAGES)
 def test_decode_reads_what_the_protocol_says(message: p.Message) -> None:
     assert p.decode(encode(message)) == message
-
-
-@given(MESSAGES, U32)
-def test_decode_streamed_reads_the_transaction_id_in_front(message: p.Message, xid: int) -> None:
-    carries = isinstance(message, CARRY_XID)
-    decoded = p.decode_streamed(encode(message, pack(">I", xid)))
-    assert decoded == (xid if carries else 0, message)
 
 
 @given(MESSAGES, st.data())

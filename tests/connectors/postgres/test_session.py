@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+from contextlib import closing
 
 import psycopg
 import pytest
@@ -10,8 +11,9 @@ from tests.fixtures.postgres import PostgresForTests
 
 from instep.errors import Advice, SourceError, advice
 from instep_connectors.postgres.publication import matcher
-from instep_connectors.postgres.replication import Keepalive, ReplicationConnection
+from instep_connectors.postgres.replication import BUSY, Keepalive, ReplicationConnection
 from instep_connectors.postgres.session import PINNED, connect, connection_failure, conninfo, store_failure, where
+from instep_connectors.postgres.streamed import Streamed
 
 
 @pytest.mark.parametrize(
@@ -97,6 +99,30 @@ def test_a_stream_answers_and_ends(postgres: PostgresForTests) -> None:
             while True:
                 _next(replication)
         replication.close()
+
+
+def test_others_have_their_turn_while_a_large_transaction_is_put_aside_and_while_it_is_given(
+    postgres: PostgresForTests,
+) -> None:
+    """The caller answers the store and hands batches over in between; nothing is read from the store meanwhile."""
+    dsn = postgres.database()
+    with connect(dsn, "test") as conn:
+        conn.execute("CREATE TABLE public.t (id int)")
+        conn.execute("CREATE PUBLICATION p FOR TABLE public.t")
+        conn.execute(f"ALTER DATABASE {conn.info.dbname} SET logical_decoding_work_mem = '64kB'".encode())
+        with closing(ReplicationConnection(dsn, "test")) as replication:
+            new = replication.create_slot("test_turns", lambda seconds: False, temporary=True)
+            assert new is not None
+            replication.start("test_turns", new.lsn, "p", Streamed())
+            conn.execute("INSERT INTO public.t SELECT generate_series(1, 5000)")
+            kinds = [b""]
+            while kinds[-1] != b"C":
+                frame = _next(replication)
+                kinds.append(b"busy" if frame is BUSY else b"" if isinstance(frame, Keepalive) else frame[:1])
+    begun = kinds.index(b"B")
+    assert kinds[begun:].count(b"I") == 5000
+    # at the commit the last part is still to come: the others filled some turns
+    assert kinds[:begun].count(b"busy") >= 4 and kinds[begun:].count(b"busy") == 5
 
 
 def test_a_name_the_store_refuses(postgres: PostgresForTests) -> None:

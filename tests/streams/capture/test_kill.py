@@ -50,23 +50,30 @@ class Load:
             except psycopg.OperationalError:  # the store was killed: what it committed is in its history
                 self._stop.wait(0.1)
 
-    @staticmethod
+    @classmethod
     def _transact(
-        conn: psycopg.Connection[Any], dice: random.Random, lives: Iterator[int], number: int, writers: int
+        cls, conn: psycopg.Connection[Any], dice: random.Random, lives: Iterator[int], number: int, writers: int
     ) -> None:
         for _ in range(dice.choice((1, 1, 1, 2, 3, 60))):
-            key = dice.randint(0, 40) * writers + number  # each writer has its own keys: no deadlocks
-            conn.execute(
-                "INSERT INTO counters VALUES (%s, %s, 1, 'x') ON CONFLICT (id)"
-                " DO UPDATE SET version = counters.version + 1",
-                (key, next(lives)),
-            )
-            if dice.random() < 0.05:
-                conn.execute("DELETE FROM counters WHERE id = %s", (key,))
+            cls.write(conn, dice, lives, number, writers)
         if dice.random() < 0.9:
             conn.commit()
         else:
             conn.rollback()
+
+    @staticmethod
+    def write(
+        conn: psycopg.Connection[Any], dice: random.Random, lives: Iterator[int], number: int, writers: int
+    ) -> None:
+        """One row, perhaps gone again."""
+        key = dice.randint(0, 40) * writers + number  # each writer has its own keys: no deadlocks
+        conn.execute(
+            "INSERT INTO counters VALUES (%s, %s, 1, 'x') ON CONFLICT (id)"
+            " DO UPDATE SET version = counters.version + 1",
+            (key, next(lives)),
+        )
+        if dice.random() < 0.05:
+            conn.execute("DELETE FROM counters WHERE id = %s", (key,))
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -129,6 +129,29 @@ def test_the_frames_are_the_stores_own_bit_for_bit(recorded: Path) -> None:
     assert confirmed == sorted(confirmed)
 
 
+def test_transactions_that_came_in_parts_are_recorded_whole_and_played_back(
+    recorded: Path, postgres: PostgresForTests, kafka: KafkaSettings, registry: str, tmp_path: Path
+) -> None:
+    shop = Shop(postgres.database(), kafka, registry, stream_large=True)
+    database = shop.value("SELECT current_database()")
+    shop.execute(
+        f"ALTER DATABASE {database} SET debug_logical_replication_streaming = 'immediate'",
+        "CREATE TABLE t (id int PRIMARY KEY, a text)", "CREATE TABLE u (id int PRIMARY KEY, n numeric)",
+    )  # fmt: skip
+    with shop.capturing():
+        pass
+    capture(shop, tmp_path / "parts.frames", WORK)
+    parts = shop.value(f"SELECT stream_count FROM pg_stat_replication_slots WHERE slot_name = '{shop.slot}'")
+    shop.drop_slot()
+    played, plain = Broker(), Broker()
+    replay(Recording.read(tmp_path / "parts.frames"), played)
+    replay(Recording.read(recorded), plain)
+    assert parts > len(WORK)
+    assert counted(played) == counted(plain)
+    first = {entry.message[:1] for entry in entries(tmp_path / "parts.frames") if entry.kind is Kind.FRAME}
+    assert first <= {b"B", b"C", b"I", b"U", b"D", b"R", b"T", b"M"}
+
+
 def test_a_recording_that_was_cut_off_goes_on_behind_its_last_whole_entry(tmp_path: Path) -> None:
     file = tmp_path / "cut.frames"
     recorder = Recorder(file)
