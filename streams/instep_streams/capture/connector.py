@@ -297,7 +297,7 @@ def _keys(text: str) -> tuple[str, ...]:
         table, colon, columns = entry.partition(":")
         if not colon or not columns.strip():
             raise ConfigError(f"message.key.columns: {entry} is not `table:column,…`.")
-        keys += [f"{table.strip()}.{column.strip()}" for column in columns.split(",")]
+        keys += [f"{table}.{column.strip()}" for column in columns.split(",")]  # as Debezium: a blank before `:` counts
     return tuple(keys)
 
 

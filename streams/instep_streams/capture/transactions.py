@@ -242,13 +242,11 @@ class Transactions:
         self._change(message.oid, Op.UPDATE, message.old, message.new, lsn)
 
     def _unchanged(self, message: pgoutput.Update) -> bool:
-        """Whether no captured column has changed; `old` is the whole old row."""
+        """Whether what is written of the row has not changed; `old` is the whole old row."""
         table = self._table(message.oid)
         if table is None or message.old is None:
             return False
-        old, new = message.old, message.new
-        written = (field.index for field in table.encoder.schemas.fields)
-        return all(new[index] is ABSENT or new[index] == old[index] for index in written)
+        return table.encoder.alike(message.old, message.new)
 
     def _delete(self, message: pgoutput.Delete, lsn: int) -> None:
         self._change(message.oid, Op.DELETE, message.old, None, lsn)
@@ -361,6 +359,8 @@ class Transactions:
         self.batch.reach(position, self._committed_us)
 
     def _truncate(self, message: pgoutput.Truncate, lsn: int) -> None:
+        if self._counter is not None and self._skip >= 0:  # Debezium tells of the transaction whatever it skips
+            self.batch.records += self._counter.open(lsn, written=self._seq < self._skip)
         for oid in message.oids:
             seq = self._seq
             self._seq = seq + 1
@@ -373,7 +373,6 @@ class Transactions:
             block = b"\x00"
             if self._counter is not None:
                 block = self._counter.event(table.name, lsn)
-                self.batch.records += self._counter.begin(lsn, written=bool(dropped))
             if dropped:
                 continue
             position = Position(self._epoch, self._lsn, seq)
