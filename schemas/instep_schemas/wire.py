@@ -273,6 +273,15 @@ EXCEPTIONS: Final[Mapping[str, Deviation]] = {
         "A change that is read when its table is dropped already has no key.",
         "the key, by the replica identity of that time.",
     ),
+    "renamed-away": Deviation(
+        "A table that is renamed, or moved to a schema, so that the filters leave it out goes on under its old name.",
+        "left out from then on.",
+    ),
+    "adjusted-names": Deviation(
+        "With schema.name.adjustment.mode=none, its default, namespaces have characters that Avro lacks (`my-shop`), "
+        "which strict readers and registries refuse.",
+        "adjusted, as with `avro`; topics and subjects are the same.",
+    ),
     "shared-topic": Deviation(
         "Tables whose names differ in characters that topics lack write into one topic, with a warning.",
         "a refusal at the start that names both.",

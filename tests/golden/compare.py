@@ -6,10 +6,12 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from tests.golden.deviations import (
     DEATHS,
+    adjusted,
     copied_again,
     default_key,
     dropped_table,
@@ -18,6 +20,7 @@ from tests.golden.deviations import (
     left_out_key,
     of_a_copy,
     reason,
+    renamed_away,
     unlike_the_store,
 )
 from tests.golden.replay import Replayed
@@ -104,7 +107,7 @@ class _Comparison:
             yield f"theirs ended, ours did not: {self.case['task_failed'][-1]}"
 
     def _subjects(self) -> Iterator[str]:
-        theirs = self.case["subjects"]
+        theirs = self._their_subjects
         for subject in sorted({*theirs, *self.ours.subjects}):
             mine = self.ours.subjects.get(subject, [])
             if mine != theirs.get(subject, []) and not self._excused_subject(subject):
@@ -112,10 +115,10 @@ class _Comparison:
 
     def _excused_subject(self, subject: str) -> bool:
         """Versions that only records behind their task's end use, or of records that we refused."""
-        mine, theirs = self.ours.subjects.get(subject, []), self.case["subjects"].get(subject, [])
+        mine, theirs = self.ours.subjects.get(subject, []), self._their_subjects.get(subject, [])
         if "enum-labels" in self.exceptions:
             mine, theirs = (list(dict.fromkeys(_ALLOWED.sub("", text) for text in texts)) for texts in (mine, theirs))
-        if "dropped-table" in self.exceptions and key_subject(subject.rpartition("-")[0]) not in self.case["subjects"]:
+        if "dropped-table" in self.exceptions and key_subject(subject.rpartition("-")[0]) not in self._their_subjects:
             return True
         if "left-out-key" in self.exceptions and subject.endswith("-key"):  # made for the keys of zeros
             theirs = [text for text in theirs if text in mine]
@@ -169,6 +172,9 @@ class _Comparison:
         if self._stops and theirs and of_a_copy(theirs[0]):
             self.exceptions.add("unheeded-stop")
             return 1, 0
+        if theirs and not mine and renamed_away(self.case):
+            self.exceptions.add("renamed-away")
+            return 1, 0
         if mine and keyless_copy(mine[0].key, mine[0].value):
             self.exceptions.add("keyless-copy")
             return 0, 1
@@ -215,9 +221,19 @@ class _Comparison:
 
     # ---- decoding
 
+    @cached_property
+    def _their_subjects(self) -> dict[str, list[str]]:
+        told: dict[str, list[str]] = self.case["subjects"]
+        if self.case["config"].get("schema.name.adjustment.mode", "none") != "none":
+            return told
+        mended = {subject: list(map(adjusted, texts)) for subject, texts in told.items()}
+        if mended != told:
+            self.exceptions.add("adjusted-names")
+        return mended
+
     def _theirs(self, record: dict[str, Any]) -> Told:
         texts = tuple(
-            self.case["subjects"][each["subject"]][each["version"] - 1] if each else None
+            self._their_subjects[each["subject"]][each["version"] - 1] if each else None
             for each in (record["key_schema_subject"], record["value_schema_subject"])
         )
         bodies = tuple(
