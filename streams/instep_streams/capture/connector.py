@@ -137,7 +137,7 @@ class _Reader:
     def rest(self) -> tuple[str, ...]:
         """Judge what nobody took."""
         ignored = []
-        for name, value in self.left.items():
+        for name, value in sorted(self.left.items(), key=lambda item: item[0] not in LIMITED):  # the best reason first
             if name in LIMITED:
                 if value.strip() not in LIMITED[name].values:
                     raise ConfigError(

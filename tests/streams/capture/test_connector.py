@@ -129,6 +129,7 @@ def test_masks_by_name() -> None:
     ("settings", "words"),
     [
         ({"transforms": "route"}, "transforms=route is not done here"),
+        ({"transforms.unwrap.type": "x.Unwrap", "transforms": "unwrap"}, "transforms=unwrap is not done here"),
         ({"value.converter": "org.apache.kafka.connect.json.JsonConverter"}, "changes what is written"),
         ({"table.inclde.list": "x"}, "table.inclde.list is not known"),
         ({"snapshot.mode": "custom"}, "snapshot.mode=custom"),
