@@ -95,7 +95,7 @@ def parse(text: str) -> avro.schema.Schema:
         raw = json.loads(text)
         if not isinstance(raw, (str, dict, list)):
             raise SchemaFault("a schema is a JSON object, array or string")
-        fastavro.parse_schema(raw, _write_hint=False)
+        fastavro.parse_schema(_without_logical_types(raw), _write_hint=False)
         _check_names(raw)
         return _parse_apache(raw)
     except fastavro.schema.UnknownType as exc:
@@ -128,6 +128,16 @@ def _parse_apache(raw: Any, *, strict: bool = True) -> avro.schema.Schema:
     with warnings.catch_warnings():  # an unknown logical type is only a remark
         warnings.simplefilter("ignore")
         return avro.schema.make_avsc_object(raw, validate_enum_symbols=strict, validate_names=False)
+
+
+def _without_logical_types(node: Any) -> Any:
+    """What to check: one that does not hold for its type, as numeric(3,-2)'s decimal, is no fault but says nothing."""
+    if isinstance(node, dict):
+        kept = {name: each for name, each in node.items() if name not in ("logicalType", "default")}
+        return {name: _without_logical_types(each) for name, each in kept.items()} | (
+            {"default": node["default"]} if "default" in node else {}
+        )
+    return [_without_logical_types(each) for each in node] if isinstance(node, list) else node
 
 
 def _check_names(node: Any) -> None:

@@ -14,6 +14,7 @@ from instep_schemas.texts import reader_of, zoned_text
 from instep_schemas.varint import read_long
 from instep_schemas.wire import CIPHER, Cipher
 
+_JSON: Final = "io.debezium.data.Json"
 _SMALL: Final = [str((number >> 1) ^ -(number & 1)) for number in range(128)]
 SOURCE: Final = {"ts_ms": "None", "ts_us": "None", "lsn": "None", "txId": "None", "snapshot": "'false'"}
 """What a decoder reads of the source block, and what it takes where that is missing."""
@@ -94,6 +95,8 @@ class Code:
                 items.append((column, "ABSENT"))
             else:
                 self.value(depth, f"v{number}", field["type"])
+                if self.unavailable is not None and "pg.type" not in field and _JSON in str(field["type"]):
+                    self.pair(depth, f"v{number}")
                 if CIPHER in field:
                     self.opened(depth, f"v{number}", Cipher(**field[CIPHER]), column)
                 items.append((column, f"v{number}"))
@@ -124,6 +127,11 @@ class Code:
             self.number(depth, target, f"{target} = str({target})", "SMALL")
         else:
             self.read(depth, target, avro)
+
+    def pair(self, depth: int, target: str) -> None:
+        """JSON of a topic that Debezium's profile wrote: an hstore that has not changed is ABSENT, too."""
+        self.names["PAIR"] = standins.pair(self.unavailable or "")
+        self.add(f"{' ' * depth}if {target} == PAIR: {target} = ABSENT")
 
     def opened(self, depth: int, target: str, cipher: Cipher, column: str) -> None:
         """The text of an encrypted column; neither null nor absent is encrypted, nor a filler."""

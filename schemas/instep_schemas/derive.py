@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from instep.relation import Column, Relation, ReplicaIdentity
-from instep_schemas import standins
+from instep_schemas import javatext, standins
 from instep_schemas.connectrecords import source_record, transaction_record, with_default
 from instep_schemas.mapping import Avro, Mapped, domain_base, labels_of, map_column
 from instep_schemas.sourcetypes import length_of, source_parameters
@@ -147,7 +146,7 @@ def _fields(relation: Relation, options: WireOptions) -> Iterable[Field]:
             index=index,
             mapped=mapped,
             optional=not column.not_null and column.name not in keys,
-            default=None if column.generated and native else standins.default_bytes(column, mapped),
+            default=None if column.generated and native else standins.default_bytes(column, mapped, java=not native),
             identity=full or column.identity,
         )
         changed = _changed(field, qualified, options)
@@ -254,12 +253,12 @@ def _key_record(namespace: str, fields: Iterable[Field], options: WireOptions) -
         "type": "record",
         "name": "Key",
         "namespace": namespace,
-        "fields": [_avro_field(field) | _own_name(field, options) for field in fields],
+        "fields": [_avro_field(field, options) | _own_name(field, options) for field in fields],
         "connect.name": f"{namespace}.Key",
     }
 
 
-def _avro_field(field: Field) -> dict[str, Any]:
+def _avro_field(field: Field, options: WireOptions) -> dict[str, Any]:
     avro, default = field.mapped.avro, None
     if field.default is not None:
         default = standins.json_default(avro, field.default)
@@ -269,7 +268,8 @@ def _avro_field(field: Field) -> dict[str, Any]:
         if field.optional:
             shown["default"] = None
     else:
-        avro = with_default(avro, default)
+        short = options.profile == "debezium" and standins.kind_of(avro)[0] == "float" and isinstance(default, float)
+        avro = with_default(avro, javatext.shortest(default) if short else default)
         shown |= {"type": [avro, "null"] if field.optional else avro, "default": default}
     return shown
 
@@ -310,7 +310,7 @@ def _envelope(namespace: str, relation: Relation, fields: tuple[Field, ...], opt
         "type": "record",
         "name": "Value",
         "namespace": namespace,
-        "fields": [_avro_field(field) | _native_attributes(field, options) for field in fields],
+        "fields": [_avro_field(field, options) | _native_attributes(field, options) for field in fields],
         "connect.name": f"{namespace}.Value",
     }
     if options.profile == "native":
@@ -337,7 +337,7 @@ def _envelope(namespace: str, relation: Relation, fields: tuple[Field, ...], opt
 
 def schema_text(schema: Mapping[str, Any]) -> str:
     """The schema as Apache Avro for Java prints it: a record's second use is its name, no inherited namespace."""
-    text = json.dumps(_compact(schema, "", set()), separators=(",", ":"), ensure_ascii=False)
+    text = javatext.json_text(_compact(schema, "", set()))
     return _ESCAPE.sub(lambda found: found[1] or found[2].upper().replace("\\U", "\\u"), text)
 
 

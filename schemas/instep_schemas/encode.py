@@ -111,6 +111,17 @@ class TableEncoder:
         except (TypeError, ValueError, LookupError, AttributeError):
             return self._key_prefix + b"".join(cell.key(row) for cell in self._key_cells)
 
+    def alike(self, before: Tuple, after: Tuple) -> bool:
+        """Whether both rows, the first one whole, are written alike; not if one of them cannot be written.
+
+        1.0 and 1.00 are one number, and a mask hides what has changed.
+        """
+        whole = [old if new is ABSENT else new for old, new in zip(before, after, strict=True)]
+        try:
+            return self._row(self._after, before, "after") == self._row(self._after, whole, "after")
+        except Unencodable:
+            return False
+
     def envelope(
         self,
         op: Op,

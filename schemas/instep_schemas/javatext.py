@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import re
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 from instep_schemas.civil import civil_from_days
 
@@ -20,7 +21,7 @@ def number(value: float, *, single: bool = False) -> str:
         return "NaN"
     if value in (float("inf"), float("-inf")):
         return "Infinity" if value > 0 else "-Infinity"
-    sign, digits, exponent = Decimal(_shortest(value) if single else repr(value)).as_tuple()
+    sign, digits, exponent = Decimal(repr(shortest(value) if single else value)).as_tuple()
     text = "".join(map(str, digits)).rstrip("0") or "0"
     point = len(digits) + int(exponent)  # the decimal point stands behind so many digits
     minus = "-" if sign else ""
@@ -47,10 +48,21 @@ def moment(ms: int) -> str:
     return f"{date}T{clock}" if rest else date
 
 
-def _shortest(value: float) -> str:
-    """The shortest text that is this 32-bit number."""
-    texts = (f"{value:.{digits}g}" for digits in range(1, 10))
-    return next(text for text in texts if ctypes.c_float(float(text)).value == value)
+def shortest(value: float) -> float:
+    """The number of fewest digits that is this one in 32 bits: 1.1 for 1.100000023841858."""
+    numbers = (float(f"{value:.{digits}g}") for digits in range(1, 10))
+    return next(number for number in numbers if ctypes.c_float(number).value == value)
+
+
+def json_text(value: Any) -> str:
+    """JSON without blanks, its numbers as Java writes them: `{"a":1.0E10}`."""
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{json_text(name)}:{json_text(each)}' for name, each in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{','.join(map(json_text, value))}]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def geometric(text: bytes) -> bytes:

@@ -149,7 +149,8 @@ def _exact(kind: Type, modifier: int) -> bool:
     if kind.schema != "pg_catalog" and kind.name not in _EXTENSION_TYPES:
         return False
     if kind.name == "numeric":
-        return modifier != -1 and numeric_modifier(modifier)[1] >= 0
+        precision, scale = numeric_modifier(modifier)
+        return modifier != -1 and 0 <= scale <= precision  # Avro has no other decimals
     return kind.name in _EXACT
 
 
@@ -165,9 +166,14 @@ def _map_unknown(kind: Type, options: WireOptions) -> Mapped | None:
     if kind.kind is not TypeKind.ARRAY:
         codec = _TEXT_AS_BYTES[options.binary]
         return Mapped(avro, codec.replace("text", "geometric") if kind.name in _GEOMETRIC else codec, base="unknown")
-    if kind.element is None or kind.element.name in _NOT_IN_ARRAYS or _map_known(kind.element, modifier, options):
+    element = kind.element
+    if element is None:
         return None
-    item = _map_unknown(kind.element, options)
+    if element.kind is not TypeKind.DOMAIN and (
+        element.name in _NOT_IN_ARRAYS or _map_known(element, modifier, options)
+    ):
+        return None
+    item = _map_unknown(element, options)
     return item and Mapped({"type": "array", "items": item.avro}, "array", item=item, base="array")
 
 
@@ -259,6 +265,7 @@ def _map_number(name: str, modifier: int, options: WireOptions) -> Mapped:
     if modifier == -1:
         return Mapped(VARIABLE_SCALE, "variable")
     precision, scale = numeric_modifier(modifier)
+    scale %= 1 << 11  # Debezium's driver does not know negative ones: numeric(3,-2) has 2046 zeros behind the point
     parameters = {"scale": str(scale), "connect.decimal.precision": str(precision)}
     return Mapped(decimal(precision, scale, parameters), "decimal", scale)
 

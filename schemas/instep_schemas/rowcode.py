@@ -61,7 +61,7 @@ class Cells:
             self.codec = hashing(field.hashed, field.column)
         if field.cipher is not None:
             self.codec = sealing(field.cipher, field.column.name)
-        self.placeholder = standins.placeholder(field.mapped.avro, options.unavailable)
+        self.placeholder = standins.unchanged(field.mapped, options.unavailable)
         never = field.mapped.codec == "label" and options.unavailable not in field.mapped.labels  # no value is it
         self.guard = self.placeholder if options.profile == "native" and not never else None
         if self.guard is not None:
@@ -97,12 +97,10 @@ class Cells:
         field = self.field
         if field.optional and (field.default is None or self.options.profile == "native"):
             return self._none
-        content = field.default if field.default is not None else standins.zero(field.mapped.avro)
+        content = field.default if field.default is not None else standins.zero(field.mapped)
         if field.hashed is not None:
             content = self.codec(b"")
-        if field.default is None and field.mapped.codec in ("numeric_text", "money_text"):
-            content = counted(f"{0:.{max(field.mapped.scale, 0)}f}".encode())
-        return self.some(content or b"\x00")
+        return self.some(content)
 
     def _make_stand_in(self) -> bytes | None:
         """What the row holds of a value that a header tells; None where none may: what is hidden is not told there."""

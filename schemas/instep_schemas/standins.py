@@ -1,11 +1,9 @@
-"""What stands where a row has no value: fillers, defaults, and the placeholder of an unchanged TOAST column.
-
-All from the Avro type alone, so that encoder and decoder agree by construction.
-"""
+"""What stands where a row has no value: fillers, defaults, and the placeholder of an unchanged TOAST column."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 import struct
@@ -15,6 +13,7 @@ from typing import Any, Final
 
 from instep.relation import Column, TypeKind
 from instep_schemas import javatext
+from instep_schemas.hstores import hstore_json
 from instep_schemas.mapping import Avro, Mapped
 from instep_schemas.values import codec_of, point
 from instep_schemas.varint import counted, long, pack_double, pack_float, read_long
@@ -59,6 +58,19 @@ _DEFAULTABLE: Final[dict[str, str]] = {
 """Types whose defaults reach the schema, with the text that a computed default (`now()`) is shown as."""
 
 
+_JAVA_INFINITIES: Final = {
+    ("date", b"infinity"): long(169_560_311),
+    ("date", b"-infinity"): long(-170_999_002),
+    ("timestamp_us", b"infinity"): long(-9_223_372_036_853_775_810),
+    ("timestamp_us", b"-infinity"): long(-1 << 63),
+    ("date_iso", b"infinity"): counted(b"+999999999-12-31Z"),
+    ("date_iso", b"-infinity"): counted(b"-999999999-01-01Z"),
+    ("timestamp_iso", b"infinity"): counted(b"+999999999-12-31T23:59:59.999999999Z"),
+    ("timestamp_iso", b"-infinity"): counted(b"-999999999-01-01T00:00:00Z"),
+}
+"""What Debezium's schema shows of an infinite default, by codec: Java's last and first day, with what overflows."""
+
+
 def kind_of(avro: Avro) -> tuple[str, str]:
     """Avro's type name and the Connect name (empty for none)."""
     if isinstance(avro, str):
@@ -66,9 +78,13 @@ def kind_of(avro: Avro) -> tuple[str, str]:
     return avro["type"], avro.get("connect.name", "")
 
 
-def zero(avro: Avro) -> bytes | None:
-    """The bytes Debezium fills a NOT NULL column with when it does not know the value; None for types without."""
-    kind, name = kind_of(avro)
+def zero(mapped: Mapped) -> bytes:
+    """The bytes Debezium fills a NOT NULL column with when it does not know the value."""
+    kind, name = kind_of(mapped.avro)
+    if mapped.codec in ("numeric_text", "money_text"):
+        return counted(f"{0:.{max(mapped.scale, 0)}f}".encode())
+    if mapped.codec == "hstore_json":
+        return hstore_json(b"")
     if name == "io.debezium.data.VariableScaleDecimal":
         return b"\x00" + _ZERO_DECIMAL
     if name == "org.apache.kafka.connect.data.Decimal":
@@ -78,6 +94,16 @@ def zero(avro: Avro) -> bytes | None:
     if kind == "string":
         return counted(_ZERO_TEXT.get(name, b""))
     return _ZERO.get(kind, b"\x00")
+
+
+def unchanged(mapped: Mapped, text: str) -> bytes | None:
+    """The bytes of an unchanged TOAST column, as `placeholder`; of an hstore Debezium makes an object's only pair."""
+    return counted(pair(text).encode()) if mapped.codec == "hstore_json" else placeholder(mapped.avro, text)
+
+
+def pair(text: str) -> str:
+    """What an unchanged hstore is as JSON: the placeholder, under itself."""
+    return json.dumps({text: text}, ensure_ascii=False, separators=(",", ":"))
 
 
 def placeholder(avro: Avro, text: str) -> bytes | None:
@@ -151,8 +177,14 @@ def constant_default(column: Column) -> str | None:
     return None if plain is None else plain[1]
 
 
-def default_bytes(column: Column, mapped: Mapped) -> bytes | None:
-    """The default's Avro bytes; None for no default that the schema could show."""
+def default_bytes(column: Column, mapped: Mapped, *, java: bool = False) -> bytes | None:
+    """The default's Avro bytes; None for no default that the schema could show.
+
+    Args:
+        column: whose default it is.
+        mapped: its way onto the wire.
+        java: infinite dates and times are what Debezium shows of them.
+    """
     text = default_text(column, mapped.base)
     if text is not None:
         text = _moment(text, mapped.base)
@@ -160,6 +192,8 @@ def default_bytes(column: Column, mapped: Mapped) -> bytes | None:
         return None  # the schema of a record shows none; Debezium reads none of a domain's column
     if mapped.codec == "numeric_text" and mapped.scale > 0:
         text = f"{Decimal(text.decode()):.{mapped.scale}f}".encode()
+    if java and text in (b"infinity", b"-infinity") and mapped.base in ("date", "timestamp", "timestamptz"):
+        return _JAVA_INFINITIES.get((mapped.codec, text))
     try:
         return codec_of(mapped)(text)
     except (ValueError, KeyError, IndexError):

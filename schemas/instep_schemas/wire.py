@@ -255,8 +255,32 @@ EXCEPTIONS: Final[Mapping[str, Deviation]] = {
     "connector-death": Deviation(
         "A fault of its own stops the connector for good: a null in an array of domains, a NOT NULL column that is not "
         "in the WAL and for whose type it has no filler (nanoseconds; an unchanged TOAST bytea written as text), a "
-        "table without columns, a name that Avro lacks, a SELECT for the snapshot that gives other columns.",
+        "table without columns, a name that Avro lacks, a SELECT for the snapshot that gives other columns, a database "
+        "with bytea_output=escape.",
         "goes on: a filler, the placeholder, the adjusted name, the columns by their names.",
+    ),
+    "store-settings": Deviation(
+        "An IntervalStyle of the database or the role takes years, months and days from intervals, or all of them; "
+        "an extra_float_digits the last digits from floats.",
+        "whole: the connections' settings are pinned.",
+    ),
+    "copied-again": Deviation(
+        "snapshot.mode=always copies again at each start, and drops what changed since the last one: a row deleted "
+        "meanwhile is never deleted for the readers.",
+        "copied once; a later start goes on from the journal, with every change.",
+    ),
+    "dropped-table": Deviation(
+        "A change that is read when its table is dropped already has no key.",
+        "the key, by the replica identity of that time.",
+    ),
+    "renamed-away": Deviation(
+        "A table that is renamed, or moved to a schema, so that the filters leave it out goes on under its old name.",
+        "left out from then on.",
+    ),
+    "adjusted-names": Deviation(
+        "With schema.name.adjustment.mode=none, its default, namespaces have characters that Avro lacks (`my-shop`), "
+        "which strict readers and registries refuse.",
+        "adjusted, as with `avro`; topics and subjects are the same.",
     ),
     "shared-topic": Deviation(
         "Tables whose names differ in characters that topics lack write into one topic, with a warning.",
@@ -339,7 +363,8 @@ EXCEPTIONS: Final[Mapping[str, Deviation]] = {
         "Unencodable.",
     ),
     "timestamp-range": Deviation(
-        "Timestamps after the year 294247 do not fit the 64 bits of microseconds.",
+        "Timestamps after the year 294247 and intervals of more than 292271 years do not fit the 64 bits of "
+        "microseconds: they become other ones.",
         "Unencodable. (The native profile tells their text in a header.)",
     ),
     "far-dates": Deviation(

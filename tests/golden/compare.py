@@ -6,9 +6,23 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
-from tests.golden.deviations import DEATHS, default_key, excuse, keyless_copy, left_out_key, of_a_copy, reason
+from tests.golden.deviations import (
+    DEATHS,
+    adjusted,
+    copied_again,
+    default_key,
+    dropped_table,
+    excuse,
+    keyless_copy,
+    left_out_key,
+    of_a_copy,
+    reason,
+    renamed_away,
+    unlike_the_store,
+)
 from tests.golden.replay import Replayed
 from tests.golden.volatile import check_relations, decode, encode, masked
 
@@ -93,7 +107,7 @@ class _Comparison:
             yield f"theirs ended, ours did not: {self.case['task_failed'][-1]}"
 
     def _subjects(self) -> Iterator[str]:
-        theirs = self.case["subjects"]
+        theirs = self._their_subjects
         for subject in sorted({*theirs, *self.ours.subjects}):
             mine = self.ours.subjects.get(subject, [])
             if mine != theirs.get(subject, []) and not self._excused_subject(subject):
@@ -101,9 +115,11 @@ class _Comparison:
 
     def _excused_subject(self, subject: str) -> bool:
         """Versions that only records behind their task's end use, or of records that we refused."""
-        mine, theirs = self.ours.subjects.get(subject, []), self.case["subjects"].get(subject, [])
+        mine, theirs = self.ours.subjects.get(subject, []), self._their_subjects.get(subject, [])
         if "enum-labels" in self.exceptions:
             mine, theirs = (list(dict.fromkeys(_ALLOWED.sub("", text) for text in texts)) for texts in (mine, theirs))
+        if "dropped-table" in self.exceptions and key_subject(subject.rpartition("-")[0]) not in self._their_subjects:
+            return True
         if "left-out-key" in self.exceptions and subject.endswith("-key"):  # made for the keys of zeros
             theirs = [text for text in theirs if text in mine]
         shorter = min(len(mine), len(theirs))
@@ -148,8 +164,16 @@ class _Comparison:
         if mine and "replica.identity.autoset.values" in self.case["config"] and 'TABLE "' in str(self.case["ddl"]):
             self.exceptions.add("identity-given-up")
             return min(len(theirs), 1), 1
+        if theirs and copied_again(self.case, theirs[0]):
+            self.exceptions.add("copied-again")
+            return 1, 0
+        if mine and "copied-again" in self.exceptions:
+            return 0, 1
         if self._stops and theirs and of_a_copy(theirs[0]):
             self.exceptions.add("unheeded-stop")
+            return 1, 0
+        if theirs and not mine and renamed_away(self.case):
+            self.exceptions.add("renamed-away")
             return 1, 0
         if mine and keyless_copy(mine[0].key, mine[0].value):
             self.exceptions.add("keyless-copy")
@@ -165,10 +189,13 @@ class _Comparison:
         return self._differ(mine[0], theirs[0])
 
     def _differ(self, mine: Told, theirs: Told) -> str:
-        if left_out_key(theirs.key, mine.value, theirs.value) and mine.key_hex != theirs.key_hex:
+        if left_out_key((mine.key, theirs.key), mine.value, theirs.value) and mine.key_hex != theirs.key_hex:
             self.exceptions.add("left-out-key")
         elif default_key(mine.schemas[0], mine.key, theirs.key):
             self.exceptions.add("null-with-default")
+        elif mine.key_hex != theirs.key_hex and dropped_table(self.case, mine, theirs):
+            self.exceptions.add("dropped-table")
+            return ""
         elif mine.key_hex != theirs.key_hex:
             return f"key: {_first_difference(mine.key, theirs.key)}"
         if mine.headers != theirs.headers:
@@ -176,10 +203,9 @@ class _Comparison:
         if mine.schemas != theirs.schemas and not (
             "left-out-key" in self.exceptions and mine.schemas[1] == theirs.schemas[1]
         ):
-            if _labels_aside(mine) == _labels_aside(theirs):
-                self.exceptions.add("enum-labels")
-                return ""
-            return f"schema: {_first_difference(list(mine.schemas), list(theirs.schemas))}"
+            if _labels_aside(mine) != _labels_aside(theirs):
+                return f"schema: {_first_difference(list(mine.schemas), list(theirs.schemas))}"
+            self.exceptions.add("enum-labels")
         if mine.value_hex == theirs.value_hex:
             return ""
         found = list(_columns(mine.value, theirs.value))
@@ -195,9 +221,19 @@ class _Comparison:
 
     # ---- decoding
 
+    @cached_property
+    def _their_subjects(self) -> dict[str, list[str]]:
+        told: dict[str, list[str]] = self.case["subjects"]
+        if self.case["config"].get("schema.name.adjustment.mode", "none") != "none":
+            return told
+        mended = {subject: list(map(adjusted, texts)) for subject, texts in told.items()}
+        if mended != told:
+            self.exceptions.add("adjusted-names")
+        return mended
+
     def _theirs(self, record: dict[str, Any]) -> Told:
         texts = tuple(
-            self.case["subjects"][each["subject"]][each["version"] - 1] if each else None
+            self._their_subjects[each["subject"]][each["version"] - 1] if each else None
             for each in (record["key_schema_subject"], record["value_schema_subject"])
         )
         bodies = tuple(
@@ -234,6 +270,8 @@ class _Comparison:
     def _excuse(self, told: Told, image: str, column: str, mine: Any, theirs: Any) -> str | None:
         table = told.value["source"]
         base = self.ours.types.get(f"{table['schema']}.{table['table']}.{column}")
+        if unlike_the_store(self.case, base):
+            return "store-settings"
         return excuse(told.schemas[1] or "", base, image, column, (mine, theirs))
 
 
@@ -270,9 +308,9 @@ def _moved_by_unknown_key(theirs: list[Told], mine: Told) -> bool:
     )
 
 
-def _labels_aside(told: Told) -> tuple[list[str], str | None]:
-    """A record without what its schema tells of enum labels."""
-    return [_ALLOWED.sub("", text or "") for text in told.schemas], told.value_hex
+def _labels_aside(told: Told) -> list[str]:
+    """A record's schemas without what they tell of enum labels."""
+    return [_ALLOWED.sub("", text or "") for text in told.schemas]
 
 
 def _columns(mine: Any, theirs: Any) -> Iterator[tuple[str, str, Any, Any]]:

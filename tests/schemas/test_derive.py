@@ -10,9 +10,9 @@ import fastavro
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.schemas.samples import LOSSY, SAMPLES, UNMAPPED, array, base, column_of, relation_of
+from tests.schemas.samples import LOSSY, SAMPLES, UNMAPPED, array, base, column_of, numeric, relation_of
 
-from instep.relation import Column, Relation, ReplicaIdentity
+from instep.relation import Column, Relation, ReplicaIdentity, Type, TypeKind
 from instep_schemas.derive import derive, schema_text
 from instep_schemas.wire import Unsupported, WireOptions, adjusted_name
 
@@ -109,6 +109,43 @@ def test_defaults(name: str, expression: str, default: Any) -> None:
         assert shown["type"][1] == "null" and shown["type"][0]["connect.default"] == default
     arrays = Column("v", array(base("int4")), default="'{}'::integer[]", sql_type="integer[]")
     assert field(arrays, DEBEZIUM)["default"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "modes", "shown"),
+    [
+        ("date", {}, 169_560_311), ("timestamp", {}, -9_223_372_036_853_775_810), ("timestamptz", {}, None),
+        ("timestamp", {"times": "connect"}, None), ("date", {"times": "isostring"}, "+999999999-12-31Z"),
+    ],
+)  # fmt: skip
+def test_infinite_defaults_are_what_debezium_makes_of_them(name: str, modes: dict[str, Any], shown: Any) -> None:
+    column = Column("v", base(name), default=f"'infinity'::{name}", sql_type=name)
+    assert field(column, replace(DEBEZIUM, **modes))["default"] == shown
+
+
+def test_defaults_of_reals_are_as_short_as_java_writes_them() -> None:
+    columns = [Column(name, base(name), default="'1.1'::x", sql_type=name) for name in ("float4", "float8")]
+    text = derive(relation_of(columns), DEBEZIUM).value_text
+    assert '{"type":"float","connect.default":1.1},"null"],"default":1.100000023841858' in text
+    assert '{"type":"double","connect.default":1.1},"null"],"default":1.1' in text
+    large = Column("v", base("float8"), default="'1e10'::double precision", sql_type="float8")
+    assert '"connect.default":1.0E10},"null"],"default":1.0E10' in derive(relation_of([large]), DEBEZIUM).value_text
+
+
+def test_arrays_of_domains_are_unknown_to_debezium() -> None:
+    domain = Type(90_002, "public", "posint", TypeKind.DOMAIN, element=base("int4"))
+    column = Column("v", array(domain), sql_type="public.posint[]")
+    assert field(column, DEBEZIUM) is None
+    assert field(column, replace(DEBEZIUM, unknown=True))["type"][1] == {"type": "array", "items": "bytes"}
+    texts = replace(DEBEZIUM, unknown=True, binary="hex")
+    assert field(column, texts)["type"][1] == {"type": "array", "items": "string"}
+
+
+@pytest.mark.parametrize(("precision", "scale", "told"), [(3, -2, 2046), (2, 4, 4)])
+def test_numbers_that_avro_has_no_decimal_for(precision: int, scale: int, told: int) -> None:
+    column = Column("v", base("numeric"), numeric(precision, scale), sql_type=f"numeric({precision},{scale})")
+    assert field(column, NATIVE)["type"] == ["null", "string"]
+    assert field(column, DEBEZIUM)["type"][1]["scale"] == told
 
 
 MODES: list[tuple[str, dict[str, str], Any]] = [

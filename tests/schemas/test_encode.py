@@ -194,6 +194,40 @@ def test_an_update_with_the_same_key_is_one_record() -> None:
     assert decoded(NATIVE, THINGS, record.value).before == {"id": "7", "label": ABSENT, "price": ABSENT}
 
 
+HSTORES = relation_of([Column("h", base("hstore", "public"), not_null=True, sql_type="public.hstore")])
+
+
+def test_an_hstore_that_is_not_told_is_an_object() -> None:
+    gone, _ = records(DEBEZIUM, HSTORES, Op.DELETE, (b"7", None), None)
+    assert decoded(DEBEZIUM, HSTORES, gone.value).before == {"id": "7", "h": "{}"}
+    (record,) = records(DEBEZIUM, HSTORES, Op.UPDATE, None, (b"7", ABSENT))
+    text = '{"__debezium_unavailable_value":"__debezium_unavailable_value"}'
+    assert record.value is not None and text.encode() in record.value
+    assert decoded(DEBEZIUM, HSTORES, record.value).after == {"id": "7", "h": ABSENT}
+
+
+def test_such_an_object_is_a_value_like_others_in_the_native_profile() -> None:
+    relation = relation_of([Column("j", base("json"), sql_type="json")])
+    text = '{"__debezium_unavailable_value":"__debezium_unavailable_value"}'
+    (record,) = records(NATIVE, relation, Op.UPDATE, None, (b"7", text.encode()))
+    assert decoded(NATIVE, relation, record.value).after == {"id": "7", "j": text}
+
+
+@pytest.mark.parametrize(
+    ("new", "same"),
+    [
+        ((b"7", b"1.00", b"xx"), True), ((b"7", b"1", ABSENT), True), ((b"7", b"1.0", b"y"), True),
+        ((b"7", b"1.1", b"xx"), False), ((b"7", None, b"xx"), False), ((b"8", b"1.0", b"xx"), False),
+        ((b"7", b"NaN", b"xx"), False),
+    ],
+)  # fmt: skip
+def test_rows_are_alike_when_they_are_written_alike(new: Any, same: bool) -> None:
+    columns = [Column("n", base("numeric"), sql_type="numeric"), Column("m", base("text"), sql_type="text")]
+    relation = replace(relation_of(columns), replica_identity=ReplicaIdentity.FULL)
+    encoder = compile_encoder(relation, replace(DEBEZIUM, mask=((r"public\.\w+\.m", 3),)))
+    assert encoder.alike((b"7", b"1.0", b"xx"), new) is same
+
+
 def test_full_identity_completes_unchanged_toast_from_the_old_row() -> None:
     relation = replace(THINGS, replica_identity=ReplicaIdentity.FULL)
     (record,) = records(NATIVE, relation, Op.UPDATE, (b"7", b"old", b"1.00"), (b"7", ABSENT, b"2.00"))

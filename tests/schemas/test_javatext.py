@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instep_schemas.javatext import geometric, hash_order, moment, number
+from instep_schemas.javatext import geometric, hash_order, json_text, moment, number, shortest
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,18 @@ def test_no_float_loses_a_digit_and_none_has_more_than_nine(value: float) -> Non
     assert struct.pack("<f", float(text)) == struct.pack("<f", value)
     digits = text.partition("E")[0].lstrip("-").replace(".", "").lstrip("0").rstrip("0")
     assert len(digits) <= 9
+
+
+@pytest.mark.parametrize(
+    ("value", "short"), [(1.100000023841858, 1.1), (3.4028234663852886e38, 3.4028235e38), (-0.5, -0.5)]
+)
+def test_a_float_of_fewest_digits(value: float, short: float) -> None:
+    assert shortest(value) == short
+
+
+def test_json_with_numbers_as_java_prints_them() -> None:
+    value = {"a": [1e10, 1.5, 1, True, None, -1e-7], 'é"\n': {}}
+    assert json_text(value) == '{"a":[1.0E10,1.5,1,true,null,-1.0E-7],"é\\"\\n":{}}'
 
 
 def test_a_box_as_the_driver_prints_it() -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from instep_schemas import javatext
 from instep_schemas.compatibility import SchemaFault
 
 _PRIMITIVES: Final = frozenset(("null", "boolean", "int", "long", "float", "double", "bytes", "string"))
@@ -139,7 +140,7 @@ def resolved(text: str, referenced: Sequence[str]) -> str:
 def _print(text: str, definitions: Mapping[str, tuple[Any, str]], normalize: bool) -> str:
     try:
         printed = _Printer(definitions, normalize).type(_load(text), "")
-        return json.dumps(printed, ensure_ascii=False, separators=(",", ":"))
+        return javatext.json_text(printed)
     except RecursionError:
         raise SchemaFault("the schema is nested too deeply") from None
     except (KeyError, TypeError, AttributeError, ValueError) as exc:

@@ -137,7 +137,7 @@ class _Reader:
     def rest(self) -> tuple[str, ...]:
         """Judge what nobody took."""
         ignored = []
-        for name, value in self.left.items():
+        for name, value in sorted(self.left.items(), key=lambda item: item[0] not in LIMITED):  # the best reason first
             if name in LIMITED:
                 if value.strip() not in LIMITED[name].values:
                     raise ConfigError(
@@ -297,7 +297,7 @@ def _keys(text: str) -> tuple[str, ...]:
         table, colon, columns = entry.partition(":")
         if not colon or not columns.strip():
             raise ConfigError(f"message.key.columns: {entry} is not `table:column,…`.")
-        keys += [f"{table.strip()}.{column.strip()}" for column in columns.split(",")]
+        keys += [f"{table}.{column.strip()}" for column in columns.split(",")]  # as Debezium: a blank before `:` counts
     return tuple(keys)
 
 

@@ -224,8 +224,7 @@ class Transactions:
         dropped = self._skip < 0 or seq < self._skip
         if self._skip < 0 or (dropped and self._counter is None):
             return
-        if self._counter is not None:  # Debezium tells of the transaction also where the message is not wanted
-            self.batch.records += self._counter.open(message.lsn, written=dropped)
+        self._open(message.lsn, written=dropped)
         if not side.wants(message):
             return
         block = b"\x00" if self._counter is None else self._counter.message(message.lsn)
@@ -233,23 +232,20 @@ class Transactions:
             self.batch.records.append(side.message(message, self._source, block))
             self.batch.reach(Position(self._epoch, self._lsn, seq), self._committed_us)
 
+    def _open(self, lsn: int, *, written: bool) -> None:
+        """Tell of the transaction; Debezium does so also where it writes nothing else of it."""
+        if self._counter is not None:
+            self.batch.records += self._counter.open(lsn, written=written)
+
     def _insert(self, message: pgoutput.Insert, lsn: int) -> None:
         self._change(message.oid, Op.CREATE, None, message.new, lsn)
 
     def _update(self, message: pgoutput.Update, lsn: int) -> None:
-        if self._skip_unchanged and message.full and self._unchanged(message):
+        table = self._table(message.oid) if self._skip_unchanged and message.full else None
+        if table is not None and message.old is not None and table.encoder.alike(message.old, message.new):
             self._seq += 1
             return
         self._change(message.oid, Op.UPDATE, message.old, message.new, lsn)
-
-    def _unchanged(self, message: pgoutput.Update) -> bool:
-        """Whether no captured column has changed; `old` is the whole old row."""
-        table = self._table(message.oid)
-        if table is None or message.old is None:
-            return False
-        old, new = message.old, message.new
-        written = (field.index for field in table.encoder.schemas.fields)
-        return all(new[index] is ABSENT or new[index] == old[index] for index in written)
 
     def _delete(self, message: pgoutput.Delete, lsn: int) -> None:
         self._change(message.oid, Op.DELETE, message.old, None, lsn)
@@ -262,6 +258,7 @@ class Transactions:
             return
         table = self._table(oid)
         if table is None:
+            self._open(lsn, written=bool(dropped))
             return
         position = Position(self._epoch, self._lsn, seq)
         if old is not None and new is not None and ABSENT in new:
@@ -362,6 +359,8 @@ class Transactions:
         self.batch.reach(position, self._committed_us)
 
     def _truncate(self, message: pgoutput.Truncate, lsn: int) -> None:
+        if self._skip >= 0:
+            self._open(lsn, written=self._seq < self._skip)
         for oid in message.oids:
             seq = self._seq
             self._seq = seq + 1
@@ -374,7 +373,6 @@ class Transactions:
             block = b"\x00"
             if self._counter is not None:
                 block = self._counter.event(table.name, lsn)
-                self.batch.records += self._counter.begin(lsn, written=bool(dropped))
             if dropped:
                 continue
             position = Position(self._epoch, self._lsn, seq)

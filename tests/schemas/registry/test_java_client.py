@@ -191,7 +191,7 @@ _NAMES = st.sampled_from(["A", "B", "Cé", "x.y.D", "x.E", "F"])
 _SPACES = st.sampled_from(["", "x", "x.y", "other"])
 _EXTRAS = st.dictionaries(
     st.sampled_from(["connect.name", "connect.version", "zz", "aa"]),
-    st.sampled_from([1, "text", 1.5, [1, "é"], {"b": 1, "a": None}, True, None]),
+    st.sampled_from([1, "text", 1.5, 1e10, 1e-7, [-1.25e300, "é"], {"b": 1, "a": None}, True, None]),
     max_size=2,
 )
 

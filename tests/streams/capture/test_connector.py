@@ -69,6 +69,11 @@ def test_what_is_written_follows_the_settings() -> None:
     assert compatible.not_messages == ("audit",)
 
 
+def test_blanks_in_key_columns_count_where_they_count_for_debezium() -> None:
+    keys = understood(message__key__columns=" public.a:v, id ; public.b :w").compatible.wire.keys
+    assert keys == ("public.a.v", "public.a.id", "public.b .w")
+
+
 def test_topics_by_their_settings() -> None:
     compatible = understood(
         topic__delimiter="_",
@@ -124,6 +129,7 @@ def test_masks_by_name() -> None:
     ("settings", "words"),
     [
         ({"transforms": "route"}, "transforms=route is not done here"),
+        ({"transforms.unwrap.type": "x.Unwrap", "transforms": "unwrap"}, "transforms=unwrap is not done here"),
         ({"value.converter": "org.apache.kafka.connect.json.JsonConverter"}, "changes what is written"),
         ({"table.inclde.list": "x"}, "table.inclde.list is not known"),
         ({"snapshot.mode": "custom"}, "snapshot.mode=custom"),
