@@ -6,7 +6,6 @@ can be wrong about one thing only, which keys are dirty.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from instep.flowfile import Flow
 from instep_streams.flows.blocks import Block, Node, Source
 from instep_streams.flows.catalog import Catalog, Table, quote
 from instep_streams.flows.edges import Edge, Reader
-from instep_streams.flows.locality import barrier
+from instep_streams.flows.locality import LOOSE, barrier
 from instep_streams.flows.parse import parse_select, qualified, statement
 from instep_streams.flows.refusals import refuse, shown
 from instep_streams.flows.resolve import copies, restrictable
@@ -28,12 +27,18 @@ from instep_streams.flows.walks import Link, Walk, paths, require_all, same_fami
 
 _FLOATS: Final = ("real", "double precision")
 _UNORDERED: Final = (exp.GroupConcat, exp.ArrayAgg, exp.JSONArrayAgg, exp.JSONObjectAgg, exp.JSONBObjectAgg)
-_LOOSE: Final = re.compile(r"(numeric|real|double precision|interval.*|jsonb)(\[\])*")
+_OF_ONE_TEXT: Final = (
+    exp.JSONExtractScalar, exp.JSONBExtractScalar, exp.Extract, exp.Predicate, exp.Connector, exp.Not, exp.Query,
+    exp.Count,
+)  # fmt: skip
+"""Expressions whose equal values have one text, whatever they are made of."""
 _KEY_EXPRESSIONS: Final = (
     exp.Column, exp.Identifier, exp.Literal, exp.Cast, exp.DataType, exp.DataTypeParam, exp.AtTimeZone, exp.Var,
     exp.TimestampTrunc, exp.DateTrunc, exp.Lower, exp.Upper, exp.Trim, exp.Coalesce, exp.Paren, exp.Substring,
     exp.Left, exp.Right, exp.Extract, exp.Add, exp.Sub, exp.Mul, exp.Mod, exp.JSONExtract, exp.JSONExtractScalar,
-    exp.JSONPath, exp.JSONPathKey, exp.JSONPathRoot, exp.JSONPathSubscript, exp.DPipe, exp.Neg, exp.Null,
+    exp.JSONPath, exp.JSONPathKey, exp.JSONPathRoot, exp.JSONPathSubscript, exp.DPipe, exp.Neg, exp.Null, exp.Bracket,
+    exp.JSONBExtractScalar, exp.SplitPart, exp.Initcap, exp.Replace, exp.Length, exp.MD5, exp.Abs, exp.Floor, exp.Ceil,
+    exp.Div, exp.Nullif, exp.Case, exp.If, exp.Predicate, exp.Connector, exp.Not, exp.Boolean,
 )  # fmt: skip
 """What sqlglot writes back as PostgreSQL reads it: the key expression is needed on its own, for images and index."""
 
@@ -116,6 +121,10 @@ def _anchored(flow: Flow, blocks: Sequence[Block], reader: Reader) -> tuple[tupl
     """Choose the largest part of the key that comes from one table occurrence and reaches all others."""
     positions = {name: blocks[0].position(name) for name in flow.key}
     for name, at in positions.items():
+        if name.startswith("*"):
+            raise refuse(
+                "KEY", f'Key column "{name}"', "names that begin with * are Instep's own", "Name it otherwise."
+            )
         if at is None:
             names = ", ".join(each.alias_or_name for each in blocks[0].select.expressions)
             raise refuse("KEY", f'Key column "{name}"', f"the SELECT has no such output column (it has {names})")
@@ -149,13 +158,25 @@ def _restricting(part: list[str], positions: dict[str, int | None], blocks: Sequ
 
 def _refuse_loose(name: str, value: exp.Expr, block: Block) -> None:
     """Refuse a key whose equal values have several texts: each text would be a document of its own in the topic."""
-    for base in copies(value, block):
-        column = base.node.table.column(base.column)
-        if _LOOSE.fullmatch(column.base or column.sql_type):
-            detail = f"equal values of type {column.sql_type} can be written in several ways"
-            raise refuse(
-                "KEY", f'Key column "{name}"', detail, "Cast it, `::numeric(12,2)` or `::text`, or use another."
-            )
+    for kind in _loose_types(value, block):
+        detail = f"equal values of type {kind} can be written in several ways"
+        raise refuse("KEY", f'Key column "{name}"', detail, "Cast it, `::numeric(12,2)` or `::text`, or use another.")
+
+
+def _loose_types(value: exp.Expr, block: Block) -> Iterator[str]:
+    if isinstance(value, exp.Cast):
+        kind = value.to.sql("postgres").lower().replace("decimal", "numeric")
+        yield from [kind] if LOOSE.fullmatch(kind) else []
+    elif isinstance(value, exp.Column):
+        columns = [each.node.table.column(each.column) for each in copies(value, block)]
+        yield from (each.sql_type for each in columns if LOOSE.fullmatch(each.base or each.sql_type))
+    elif isinstance(value, exp.Div):
+        yield "numeric"  # how many digits it has hangs on the sizes of both sides
+    elif isinstance(value, (exp.Window, exp.Filter)):
+        yield from _loose_types(value.this, block)
+    elif not isinstance(value, _OF_ONE_TEXT):
+        for each in value.iter_expressions():
+            yield from _loose_types(each, block)
 
 
 def _why_no_anchor(flow: Flow, blocks: Sequence[Block], positions: dict[str, int | None]) -> FlowError | None:

@@ -42,6 +42,7 @@ class Reader:
         self._catalog = catalog
         self._open: list[exp.Expr] = []
         self._seen: set[int] = set()
+        self._around: dict[int, Block | None] = {}
         self.nodes: list[Node] = []
         self.edges: list[Edge] = []
 
@@ -60,6 +61,7 @@ class Reader:
 
     def _query(self, query: exp.Expr, parent: Block | None) -> tuple[Block, ...]:
         self._seen.add(id(query))
+        self._around[id(query)] = parent
         if isinstance(query, exp.Subquery):
             if query.args.get("limit") or query.args.get("offset"):
                 raise refuse("LIMIT", query)
@@ -123,18 +125,19 @@ class Reader:
             blocks = self._query(inner, block if lateral else block.parent)
             return Source(blocks=blocks, nullable=nullable)
         self._subqueries(source, block)
-        self._seen.add(id(source))
+        self._seen |= {id(each) for each in source.find_all(exp.Table) if not isinstance(each.this, exp.Identifier)}
         return Source(nullable=nullable)  # a function of the row, or VALUES
 
     def _table(self, table: exp.Table, nullable: bool) -> Source:
         self._seen.add(id(table))
-        named = None if table.db else _cte(table)
-        if named is not None:
+        found = None if table.db else _cte(table)
+        if found is not None:
+            named, of = found
             if any(each is named for each in self._open):
                 raise refuse("RECURSIVE", table)
             self._open.append(named)
             try:
-                return Source(blocks=self._query(named, None), nullable=nullable)
+                return Source(blocks=self._query(named, self._around[id(of)]), nullable=nullable)
             finally:
                 self._open.pop()
         node = Node(len(self.nodes), self._catalog[f"{table.db}.{table.name}"], table.alias_or_name)
@@ -160,14 +163,13 @@ class Reader:
         """`x IN (SELECT y …)` leads from x to y where NULL makes no difference."""
         outer = node.this.unnest()
         wanted = list(outer.expressions) if isinstance(outer, exp.Tuple) else [outer]
-        needed = any(each is node for each in _needed(block))
         for inner in self._query(node.args["query"], block):
             pairs = [
                 (copies(each, block), restrictable(inner.output(at), inner))
                 for at, each in enumerate(wanted)
                 if at < len(inner.select.expressions)
             ]
-            if not needed and not all(_never_null(left) and _never_null(right) for left, right in pairs):
+            if not _null_is_false(node) and not all(_never_null(left) and _never_null(right) for left, right in pairs):
                 raise refuse("NOT_IN", node)
             for at, (left, right) in enumerate(pairs):
                 if barrier(inner, inner.output(at)) is not None:
@@ -202,10 +204,16 @@ def _never_null(bases: list[Base]) -> bool:
     return bool(bases) and all(each.not_null for each in bases)
 
 
-def _needed(block: Block) -> Iterator[exp.Expr]:
-    """Conditions without which the block has no row: WHERE's, where NULL and FALSE are the same."""
-    where = block.select.args.get("where")
-    yield from conjuncts(where.this if where is not None else None)
+def _null_is_false(node: exp.Expr) -> bool:
+    """Whether NULL and FALSE mean the same where a condition stands: no NOT above it that would tell them apart."""
+    holder = node.parent
+    while isinstance(holder, (exp.Paren, exp.And, exp.Or)):
+        node, holder = holder, holder.parent
+    if isinstance(holder, exp.If):  # CASE WHEN condition THEN …, not CASE value WHEN condition THEN …
+        return holder.this is node and isinstance(holder.parent, exp.Case) and holder.parent.this is None
+    if isinstance(holder, exp.Join):
+        return holder.args.get("on") is node
+    return isinstance(holder, (exp.Where, exp.Having))
 
 
 def _is_outer(value: exp.Expr, block: Block) -> bool:
@@ -213,13 +221,13 @@ def _is_outer(value: exp.Expr, block: Block) -> bool:
     return isinstance(column, exp.Column) and column.table not in block.sources
 
 
-def _cte(table: exp.Table) -> exp.Expr | None:
+def _cte(table: exp.Table) -> tuple[exp.Expr, exp.Expr] | None:
+    """The WITH query of that name, and the query that it belongs to."""
     for node in _ancestors(table):
         found = node.args.get("with_") if isinstance(node, exp.Query) else None
         for cte in found.expressions if found is not None else ():
             if cte.alias == table.name:
-                inner: exp.Expr = cte.this
-                return inner
+                return cte.this, node
     return None
 
 
