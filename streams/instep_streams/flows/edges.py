@@ -6,16 +6,16 @@ that must hold, so they may say too little (then more keys are dirty than need b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from sqlglot import exp
 
 from instep_streams.flows.blocks import Base, Block, Node, Source, conjuncts
 from instep_streams.flows.catalog import Catalog
-from instep_streams.flows.locality import barrier
+from instep_streams.flows.locality import barrier, inner_conditions, is_aggregate
 from instep_streams.flows.refusals import refuse
-from instep_streams.flows.resolve import copies, restrictable
+from instep_streams.flows.resolve import copies, copies_of_output, restrictable
 
 
 class Edge(NamedTuple):
@@ -43,6 +43,7 @@ class Reader:
         self._open: list[exp.Expr] = []
         self._seen: set[int] = set()
         self._around: dict[int, Block | None] = {}
+        self._scalars: dict[int, tuple[Block, ...]] = {}
         self.nodes: list[Node] = []
         self.edges: list[Edge] = []
 
@@ -89,13 +90,13 @@ class Reader:
             self._add_source(block, join.this, join)
         for lateral in select.args.get("laterals") or ():
             self._add_source(block, lateral, None)
-        where = select.args.get("where")
-        for condition in conjuncts(where.this if where is not None else None):
-            self._equality(condition, block, None)
         for clause in ("where", "having", "qualify", "group", "order", "distinct", "windows", "expressions"):
             found = select.args.get(clause)
             for part in found if isinstance(found, list) else [found]:
                 self._subqueries(part, block)
+        where = select.args.get("where")
+        for condition in conjuncts(where.this if where is not None else None):
+            self._equality(condition, block, None)
         return block
 
     def _add_source(self, block: Block, source: exp.Expr, join: exp.Join | None) -> None:
@@ -111,22 +112,26 @@ class Reader:
         nullable = side == "LEFT"
         block.sources[alias] = self._source(source, block, nullable)
         condition = join.args.get("on") if join is not None else None
+        self._subqueries(condition, block)
         for each in conjuncts(condition):
             self._equality(each, block, alias if nullable else None)
-        self._subqueries(condition, block)
 
     def _source(self, source: exp.Expr, block: Block, nullable: bool) -> Source:
         lateral = isinstance(source, exp.Lateral)
         inner = source.this if lateral else source
         if isinstance(source, exp.Table) and isinstance(source.this, exp.Identifier):
             return self._table(source, nullable)
+        if isinstance(inner.unnest(), exp.Values):
+            if any(row.find(exp.Query) for row in inner.unnest().expressions):
+                raise refuse("SHAPE", inner, "a subquery in VALUES is not followed", "Write SELECTs with UNION ALL.")
+            return Source(nullable=nullable)
         if isinstance(inner, exp.Subquery) or (lateral and isinstance(inner, exp.Query)):
             # a derived table sees the columns around its query, a LATERAL one also those beside it
             blocks = self._query(inner, block if lateral else block.parent)
             return Source(blocks=blocks, nullable=nullable)
         self._subqueries(source, block)
         self._seen |= {id(each) for each in source.find_all(exp.Table) if not isinstance(each.this, exp.Identifier)}
-        return Source(nullable=nullable)  # a function of the row, or VALUES
+        return Source(nullable=nullable)  # a function of the row
 
     def _table(self, table: exp.Table, nullable: bool) -> Source:
         self._seen.add(id(table))
@@ -154,8 +159,10 @@ class Reader:
                 stack.append(node.this)
             elif isinstance(node, (exp.Any, exp.All)) and node.find(exp.Query) is not None:
                 raise refuse("ANY_ALL", node.parent or node)
+            elif isinstance(node, exp.Exists):
+                self._exists(node, self._query(node.this, block), block)
             elif isinstance(node, exp.Query):
-                self._query(node, block)
+                self._scalars[id(node.unnest())] = self._query(node, block)
             else:
                 stack.extend(node.iter_expressions())
 
@@ -163,7 +170,11 @@ class Reader:
         """`x IN (SELECT y …)` leads from x to y where NULL makes no difference."""
         outer = node.this.unnest()
         wanted = list(outer.expressions) if isinstance(outer, exp.Tuple) else [outer]
-        for inner in self._query(node.args["query"], block):
+        inners = self._query(node.args["query"], block)
+        if _must_hold(node, block):
+            for at, each in enumerate(wanted):
+                self._back(_outputs(inners, at), each, block)
+        for inner in inners:
             pairs = [
                 (copies(each, block), restrictable(inner.output(at), inner))
                 for at, each in enumerate(wanted)
@@ -176,6 +187,22 @@ class Reader:
                     continue  # LIMIT or DISTINCT ON choose among rows with other values
                 self.edges += [Edge(tuple(left), to) for to in right if left]
 
+    def _exists(self, node: exp.Exists, inners: tuple[Block, ...], block: Block) -> None:
+        """A row that must have another one matters only to what that one matters to."""
+        inner, *others = inners
+        if others or not _must_hold(node, block) or _has_row_of_none(inner):
+            return
+        for each in inner_conditions(inner):
+            if isinstance(each, exp.EQ):
+                for value, target in ((each.left, each.right), (each.right, each.left)):
+                    if not _is_outer(value, inner) and _is_outer(target, inner):
+                        self._back(copies(value, inner), target, block)
+
+    def _back(self, sources: list[Base], target: exp.Expr, block: Block) -> None:
+        """The edges from the rows of a subquery that must have one to the rows around it."""
+        if sources and not _is_outer(target, block):
+            self.edges += [Edge(tuple(sources), to) for to in restrictable(target, block)]
+
     def _equality(self, condition: exp.Expr, block: Block, left_joined: str | None) -> None:
         if not isinstance(condition, exp.EQ):
             return
@@ -185,7 +212,8 @@ class Reader:
         for value, target in (sides, sides[::-1]):
             if _is_outer(target, block):
                 continue
-            sources = copies(value, block)
+            scalar = self._scalars.get(id(value.unnest()))
+            sources = copies(value, block) if scalar is None else _outputs(scalar, 0)
             for to in restrictable(target, block):
                 if sources and self._leads(sources, to, block, left_joined):
                     self.edges.append(Edge(tuple(sources), to))
@@ -202,6 +230,30 @@ class Reader:
 
 def _never_null(bases: list[Base]) -> bool:
     return bool(bases) and all(each.not_null for each in bases)
+
+
+def _outputs(blocks: Sequence[Block], at: int) -> list[Base]:
+    """The columns that an output of a subquery may have been copied from; empty when some branch's is no copy."""
+    found = [copies_of_output(block.output(at), block) for block in blocks if at < len(block.select.expressions)]
+    return [base for bases in found for base in bases] if len(found) == len(blocks) and all(found) else []
+
+
+def _must_hold(node: exp.Expr, block: Block) -> bool:
+    """Whether the block has no row for which the condition is not true."""
+    holder = node.parent
+    while isinstance(holder, (exp.Paren, exp.And)):
+        node, holder = holder, holder.parent
+    if isinstance(holder, exp.Join):
+        return holder.args.get("on") is node and not holder.side and holder.parent is block.select
+    return isinstance(holder, exp.Where) and holder.parent is block.select
+
+
+def _has_row_of_none(block: Block) -> bool:
+    """Whether the block may give a row where FROM and WHERE leave none: an aggregate over all of them."""
+    group = block.select.args.get("group")
+    if group is not None:
+        return not group.expressions or group.find(exp.Rollup, exp.Cube, exp.GroupingSets) is not None
+    return block.select.args.get("having") is not None or any(is_aggregate(each) for each in block.select.walk())
 
 
 def _null_is_false(node: exp.Expr) -> bool:

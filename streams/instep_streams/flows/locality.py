@@ -166,7 +166,7 @@ def _unaliased(item: exp.Expr, block: Block) -> exp.Expr:
 def _equal_texts(block: Block, value: exp.Expr) -> set[str]:
     """Texts of the expressions that equal the value in every row of the block."""
     equal = {_text(value)}
-    pairs = [(_text(each.left), _text(each.right)) for each in _inner_conditions(block) if isinstance(each, exp.EQ)]
+    pairs = [(_text(each.left), _text(each.right)) for each in inner_conditions(block) if isinstance(each, exp.EQ)]
     for _ in pairs:
         for left, right in pairs:
             if left in equal or right in equal:
@@ -174,7 +174,8 @@ def _equal_texts(block: Block, value: exp.Expr) -> set[str]:
     return equal
 
 
-def _inner_conditions(block: Block) -> Iterator[exp.Expr]:
+def inner_conditions(block: Block) -> Iterator[exp.Expr]:
+    """Conditions without which the block has no row: WHERE's, and those of INNER JOINs."""
     for join in block.select.args.get("joins") or ():
         if not join.args.get("side"):
             yield from conjuncts(join.args.get("on"))

@@ -39,20 +39,26 @@ def _below(name: str, source: Source, *, restrict: bool) -> list[Base]:
     if position is None:
         return []
     found: list[Base] = []
+    nullable = source.nullable
     for block in source.blocks:
         value = block.output(position)
+        if isinstance(value.this if isinstance(value, exp.Cast) else value, exp.Null):
+            nullable = True  # no `=` holds for rows of this branch
+            continue
         if restrict and barrier(block, value) is not None:
             return []
         group = block.select.args.get("group")
         if group is not None and group.find(exp.Rollup, exp.Cube, exp.GroupingSets) is not None:
             return []  # it makes NULLs of its own
-        same_row = True
-        if not restrict and isinstance(value, (exp.Max, exp.Min)):
-            value, same_row = value.this, False
-        below = _bases(value, block, restrict=restrict)
+        below = _bases(value, block, restrict=True) if restrict else copies_of_output(value, block)
         if not below:
             return []
-        found += [
-            Base(each.node, each.column, each.same_row and same_row, each.nullable or source.nullable) for each in below
-        ]
-    return found
+        found += below
+    return [each._replace(nullable=each.nullable or nullable) for each in found]
+
+
+def copies_of_output(value: exp.Expr, block: Block) -> list[Base]:
+    """Like `copies`, of an output of the block; MIN and MAX are the value of some row, too."""
+    if isinstance(value, (exp.Max, exp.Min)):
+        return [each._replace(same_row=False) for each in copies(value.this, block)]
+    return copies(value, block)

@@ -7,7 +7,7 @@ first row that differs before and after. All before it is unchanged, hence still
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -55,8 +55,8 @@ class Walk:
     via: tuple[str, ...] = ()
 
 
-def tree(root: Node, nodes: Sequence[Node], edges: Iterable[Edge]) -> dict[Node, tuple[Link, ...]]:
-    """For each node the cheapest links towards the root (several where a UNION lies between).
+def tree(roots: Iterable[Node], nodes: Sequence[Node], edges: Iterable[Edge]) -> dict[Node, tuple[Link, ...]]:
+    """For each node the cheapest links towards a root (several where a UNION lies between).
 
     Raises:
         FlowError: UNLINKED, naming the first table that no edge reaches.
@@ -64,7 +64,7 @@ def tree(root: Node, nodes: Sequence[Node], edges: Iterable[Edge]) -> dict[Node,
     options: dict[Node, list[tuple[Link, ...]]] = defaultdict(list)
     for to, links in _options(edges):
         options[to].append(links)
-    cost, found = {root: 0}, dict[Node, tuple[Link, ...]]()
+    cost, found = dict.fromkeys(roots, 0), dict[Node, tuple[Link, ...]]()
     while len(cost) <= len(nodes):
         reachable = [
             (max(cost[link.parent] + link.cost() for link in links), to.id, to, links)
@@ -108,24 +108,24 @@ def _rank(table: Table, column: str) -> tuple[int, str]:
     return (table.key.index(column) if column in table.key else len(table.key), column)
 
 
-def paths(node: Node, root: Node, links: dict[Node, tuple[Link, ...]]) -> list[Path]:
-    """Every way from a node to the root.
+def paths(node: Node, roots: Collection[Node], links: dict[Node, tuple[Link, ...]]) -> list[Path]:
+    """Every way from a node to a root.
 
     Raises:
         FlowError: SHAPE for more than 32.
     """
-    found = list(_paths(node, root, links))
+    found = list(_paths(node, roots, links))
     if len(found) > _MOST_PATHS:
         raise refuse("SHAPE", f'Table "{node.table.id}"', "too many UNION branches lead to it", "Split the flow.")
     return found
 
 
-def _paths(node: Node, root: Node, links: dict[Node, tuple[Link, ...]]) -> Iterator[Path]:
-    if node is root:
+def _paths(node: Node, roots: Collection[Node], links: dict[Node, tuple[Link, ...]]) -> Iterator[Path]:
+    if node in roots:
         yield ()
         return
     for link in links[node]:
-        for rest in _paths(link.parent, root, links):
+        for rest in _paths(link.parent, roots, links):
             yield ((node, link), *rest)
 
 

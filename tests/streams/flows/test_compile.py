@@ -53,6 +53,22 @@ REFUSED = [
     ("UNLINKED", "SELECT p.id FROM products p WHERE p.id NOT IN (SELECT s.product_id FROM stock s OFFSET 1)"),
     ("UNLINKED", "SELECT p.id FROM products p WHERE p.id IN"
                  " (SELECT DISTINCT ON (s.site) s.product_id FROM stock s ORDER BY s.site, s.on_hand)"),
+    *(("UNLINKED", f"SELECT p.id, (SELECT count(*) FROM orders o WHERE {each}) AS n FROM products p") for each in (
+        "NOT EXISTS (SELECT FROM crm.notes n WHERE n.account_id = o.id AND n.tenant_id = p.id)",
+        "o.qty = 1 OR EXISTS (SELECT FROM crm.notes n WHERE n.account_id = o.id AND n.tenant_id = p.id)",
+        "EXISTS (SELECT count(*) FROM crm.notes n WHERE n.account_id = o.id AND n.tenant_id = p.id)",
+        "EXISTS (SELECT FROM stock s LEFT JOIN crm.notes n ON n.account_id = o.id WHERE s.product_id = p.id)",
+        "o.id NOT IN (SELECT n.id FROM crm.notes n WHERE n.tenant_id = p.id)",
+        "o.id IN (SELECT n.account_id FROM crm.notes n WHERE n.tenant_id = p.id UNION SELECT 3)",
+        "o.id < (SELECT max(n.id) FROM crm.notes n WHERE n.tenant_id = p.id)",
+        "o.id = (SELECT max(n.id) + 1 FROM crm.notes n WHERE n.tenant_id = p.id)",
+    )),
+    ("UNLINKED", "SELECT p.id, count(o.id) AS n FROM products p LEFT JOIN orders o ON o.id IN"
+                 " (SELECT n.account_id FROM crm.notes n WHERE n.tenant_id = p.id) GROUP BY p.id"),
+    ("NOT_IN", "SELECT p.id FROM products p JOIN (SELECT product_id AS x, id AS y FROM orders UNION ALL"
+               " SELECT product_id, NULL FROM stock) u ON u.x = p.id WHERE u.y NOT IN (SELECT id FROM tags)"),
+    ("SHAPE", "SELECT p.id, v.n FROM products p CROSS JOIN LATERAL (VALUES ((SELECT count(*) FROM orders o"
+              " WHERE o.product_id = p.id))) AS v(n)"),
     ("WHOLE_ROW", "SELECT p.id, to_jsonb(p.*) AS j FROM products p"),
     ("WHOLE_ROW", "SELECT p.id, count(d.*) AS n FROM products p LEFT JOIN (SELECT * FROM stock) d"
                   " ON d.product_id = p.id GROUP BY p.id"),
@@ -61,6 +77,7 @@ REFUSED = [
     ("KEY", "SELECT name::numeric AS id, count(*) AS n FROM products GROUP BY 1"),
     ("KEY", "SELECT attrs->'a' AS id, count(*) AS n FROM products GROUP BY 1"),
     ("KEY", "SELECT CASE WHEN active THEN price END AS id, count(*) AS n FROM products GROUP BY 1"),
+    ("KEY", "SELECT qty::numeric(8,2) AS id, id AS x FROM orders UNION ALL SELECT on_hand, 1 FROM stock"),
     ("KEY", "SELECT supplier_id / 10 AS id, count(*) AS n FROM products GROUP BY 1"),
     ("UNLINKED", "SELECT p.id FROM products p WHERE p.price > (SELECT avg(price) FROM products)"),
     ("UNLINKED", "SELECT p.id, x.on_hand FROM products p"
@@ -176,6 +193,16 @@ ACCEPTED = [
     ("SELECT p.id, x.count FROM products p LEFT JOIN (SELECT product_id, count(*) FROM orders GROUP BY product_id) x"
      " ON x.product_id = p.id", ("id",)),
     ("SELECT lower(sku) AS code, count(*) AS n FROM products GROUP BY lower(sku)", ("code",)),
+    ("SELECT qty * amount::numeric(8,2) AS worth, count(*) AS n FROM orders GROUP BY 1", ("worth",)),
+    ("SELECT u.id, sum(u.n) AS n, max(p.name) AS name FROM (SELECT product_id AS id, qty AS n FROM orders UNION ALL"
+     " SELECT product_id, on_hand FROM stock) u LEFT JOIN products p ON p.id = u.id GROUP BY u.id", ("id",)),
+    ("SELECT p.id, v.what, v.n FROM products p CROSS JOIN LATERAL (VALUES ('supplier', p.supplier_id),"
+     " ('parent', p.parent_id)) AS v(what, n)", ("id", "what")),
+    *((f"SELECT p.id, (SELECT count(*) FROM orders o WHERE {each}) AS n FROM products p", ("id",)) for each in (
+        "o.id IN (SELECT n.account_id FROM crm.notes n WHERE n.tenant_id = p.id)",
+        "o.qty = 1 AND EXISTS (SELECT FROM crm.notes n WHERE n.account_id = o.id AND n.tenant_id = p.id)",
+        "o.id = (SELECT max(n.id) FROM crm.notes n WHERE n.tenant_id = p.id)",
+    )),
     ("SELECT price::text AS price, count(*) AS n FROM products GROUP BY price::text", ("price",)),
     ("SELECT CASE WHEN price > 10 THEN 'dear' END AS band, count(*) AS n FROM products GROUP BY 1", ("band",)),
     ("SELECT floor(price / 10)::int AS band, count(*) AS n FROM products GROUP BY 1", ("band",)),
