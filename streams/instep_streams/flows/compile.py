@@ -211,7 +211,7 @@ def _branches(
         anchors = {root: tuple(_over_root(value, block, at) for value in values) for at, root in enumerate(own)}
         branches.append(_Branch(anchors, tree(own, reader.nodes, reader.edges)))
     reached = {node for branch in branches for node in (*branch.roots, *branch.links)}
-    require_all(reader.nodes, reached)
+    require_all(reader.nodes, reached, reader.stopped)
     return branches
 
 

@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 from sqlglot import exp
 
+from instep.errors import FlowError
 from instep_streams.flows.blocks import Base, Block, Node, Source, conjuncts
 from instep_streams.flows.catalog import Catalog
 from instep_streams.flows.locality import barrier, inner_conditions, is_aggregate
 from instep_streams.flows.refusals import refuse
-from instep_streams.flows.resolve import copies, copies_of_output, restrictable
+from instep_streams.flows.resolve import copies, copies_of_output, restrictable, stopped
 
 
 class Edge(NamedTuple):
@@ -36,6 +37,7 @@ class Reader:
     Attributes:
         nodes: every table occurrence.
         edges: every equality between two of them.
+        stopped: why an equality does not lead into the derived table that one stands in.
     """
 
     def __init__(self, catalog: Catalog) -> None:
@@ -46,6 +48,7 @@ class Reader:
         self._scalars: dict[int, tuple[Block, ...]] = {}
         self.nodes: list[Node] = []
         self.edges: list[Edge] = []
+        self.stopped: dict[Node, FlowError] = {}
 
     def read(self, tree: exp.Query) -> tuple[Block, ...]:
         """The blocks of the SELECT itself, one per UNION branch.
@@ -214,9 +217,16 @@ class Reader:
                 continue
             scalar = self._scalars.get(id(value.unnest()))
             sources = copies(value, block) if scalar is None else _outputs(scalar, 0)
+            self._note_stop(target, block)
             for to in restrictable(target, block):
                 if sources and self._leads(sources, to, block, left_joined):
                     self.edges.append(Edge(tuple(sources), to))
+
+    def _note_stop(self, target: exp.Expr, block: Block) -> None:
+        found = stopped(target, block)
+        if found is not None:
+            source, why = found
+            self.stopped |= dict.fromkeys(source.nodes(), why)
 
     def _leads(self, sources: list[Base], to: Base, block: Block, left_joined: str | None) -> bool:
         if any(each.node is to.node for each in sources):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlglot import exp
 
+from instep.errors import FlowError
 from instep_streams.flows.blocks import Base, Block, Source, holder
 from instep_streams.flows.locality import barrier
 
@@ -19,6 +20,24 @@ def copies(value: exp.Expr | None, block: Block) -> list[Base]:
 def restrictable(value: exp.Expr | None, block: Block) -> list[Base]:
     """Like `copies`, but only where every block on the way may be restricted to one value of the column."""
     return _bases(value, block, restrict=True)
+
+
+def stopped(value: exp.Expr, block: Block) -> tuple[Source, FlowError] | None:
+    """The derived table that may not be restricted to one value of the column, and why; None where it may."""
+    column = value.unnest()
+    if not isinstance(column, exp.Column):
+        return None
+    where = holder(column, block)
+    source = where.sources[column.table] if where is not None else Source()
+    position = source.blocks[0].position(column.name) if source.blocks else None
+    for inner in source.blocks if position is not None else ():
+        found = barrier(inner, inner.output(position or 0))
+        if found is not None:
+            return source, found
+        below = stopped(inner.output(position or 0), inner)
+        if below is not None:
+            return below
+    return None
 
 
 def _bases(value: exp.Expr | None, block: Block, *, restrict: bool) -> list[Base]:

@@ -7,10 +7,11 @@ first row that differs before and after. All before it is unchanged, hence still
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from instep.errors import FlowError
 from instep_streams.flows.blocks import Node
 from instep_streams.flows.catalog import GIVEN, Table, quote
 from instep_streams.flows.edges import Edge
@@ -80,15 +81,24 @@ def tree(roots: Iterable[Node], nodes: Sequence[Node], edges: Iterable[Edge]) ->
     return found
 
 
-def require_all(nodes: Iterable[Node], reached: set[Node]) -> None:
+def require_all(nodes: Iterable[Node], reached: set[Node], stopped: Mapping[Node, FlowError]) -> None:
     """Every table occurrence is reached from some root.
+
+    Args:
+        nodes: all of them.
+        reached: those that are.
+        stopped: why an equality does not lead on to some.
 
     Raises:
         FlowError: UNLINKED.
     """
     for node in nodes:
         if node not in reached:
-            raise refuse("UNLINKED", f'Table "{node.table.id}" (alias "{node.alias}")')
+            clause, why = f'Table "{node.table.id}" (alias "{node.alias}")', stopped.get(node)
+            if why is None:
+                raise refuse("UNLINKED", clause)
+            detail = f"an equality leads to its derived table, not into it ({why.code}): {why.cause.rstrip('.')}"
+            raise refuse("UNLINKED", clause, detail, why.remedy)
 
 
 def _options(edges: Iterable[Edge]) -> Iterator[tuple[Node, tuple[Link, ...]]]:

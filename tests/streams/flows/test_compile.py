@@ -168,6 +168,13 @@ def test_every_code_is_tried() -> None:
     assert {code for code, _ in REFUSED} | FOUND_BY_POSTGRESQL == set(REFUSALS)
 
 
+def test_a_derived_table_that_stops_an_equality_is_named_with_the_reason() -> None:
+    with pytest.raises(FlowError, match=r"not into it \(WINDOW\): RANK\(\) OVER") as caught:
+        compiled("SELECT p.id, x.r FROM products p JOIN (SELECT product_id, rank() OVER (ORDER BY on_hand) AS r"
+                 " FROM stock) x ON x.product_id = p.id")  # fmt: skip
+    assert caught.value.code == "UNLINKED" and caught.value.remedy.startswith("Write PARTITION BY")
+
+
 def test_an_unknown_column_is_named_with_what_exists() -> None:
     with pytest.raises(FlowError, match=r'table "public.products" has no column "nme".*Did you mean "name"') as caught:
         compiled("SELECT p.id, p.nme FROM products p")
