@@ -17,7 +17,13 @@ from sqlglot.tokenizer_core import TokenType
 
 from instep_streams.flows.catalog import DEFAULT_SCHEMA, Catalog
 from instep_streams.flows.refusals import refuse
-from instep_streams.flows.rewrite import name_ordinality, qualify_function_aliases, readable, split_row_equalities
+from instep_streams.flows.rewrite import (
+    name_ordinality,
+    qualify_function_aliases,
+    quantified_as_in,
+    readable,
+    split_row_equalities,
+)
 
 _MOMENT: Final = re.compile(r"\s*(now|today|tomorrow|yesterday)\b", re.IGNORECASE)
 _UNKNOWN: Final = re.compile(r"Unknown column: (.+)")
@@ -124,6 +130,7 @@ def qualified(tree: exp.Query, catalog: Catalog) -> exp.Query:
     work = tree.copy()
     _name_functions(work)
     name_ordinality(work)
+    quantified_as_in(work)
     split_row_equalities(work)
     qualify_function_aliases(work, catalog)
     merged = _merged_columns(work)

@@ -12,6 +12,16 @@ from instep_streams.flows.blocks import owner
 from instep_streams.flows.catalog import DEFAULT_SCHEMA, Catalog
 
 
+def quantified_as_in(tree: exp.Expr) -> None:
+    """`x = ANY (SELECT …)` is `x IN (SELECT …)`, and `x <> ALL (SELECT …)` is its NOT."""
+    for compared in list(tree.find_all(exp.EQ, exp.NEQ)):
+        quantified, wanted = compared.expression, exp.Any if isinstance(compared, exp.EQ) else exp.All
+        query = quantified.this.unnest() if isinstance(quantified, wanted) else None
+        if isinstance(query, exp.Query):
+            found = exp.In(this=compared.this, query=exp.Subquery(this=query))
+            compared.replace(found if wanted is exp.Any else exp.Not(this=found))
+
+
 def split_row_equalities(tree: exp.Expr) -> None:
     """`(a, b) = (c, d)` is `a = c AND b = d`, also where something is NULL."""
     for equality in list(tree.find_all(exp.EQ)):

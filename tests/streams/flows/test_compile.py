@@ -115,7 +115,9 @@ REFUSED = [
     ("NOT_IN", "SELECT p.id FROM products p LEFT JOIN suppliers s ON s.id = p.supplier_id"
                " WHERE s.id NOT IN (SELECT t.id FROM tags t)"),
     ("ANY_ALL", "SELECT id FROM products p WHERE price > ALL (SELECT amount FROM orders)"),
-    ("ANY_ALL", "SELECT id FROM products p WHERE id = ANY (SELECT product_id FROM orders)"),
+    ("ANY_ALL", "SELECT id FROM products p WHERE id < ANY (SELECT product_id FROM orders)"),
+    ("ANY_ALL", "SELECT id FROM products p WHERE id = ANY (ARRAY(SELECT product_id FROM orders))"),
+    ("NOT_IN", "SELECT id FROM products p WHERE id <> ALL (SELECT product_id FROM orders)"),
     ("RECURSIVE", "WITH RECURSIVE t AS (SELECT id, parent_id FROM products UNION ALL SELECT p.id, t.parent_id"
                   " FROM products p JOIN t ON p.parent_id = t.id) SELECT id, count(*) AS n FROM t GROUP BY id"),
     ("SETOP", "SELECT id FROM products EXCEPT SELECT product_id FROM stock"),
@@ -196,6 +198,9 @@ ACCEPTED = [
     ("WITH products AS (SELECT id, name FROM products WHERE active) SELECT id, name FROM products", ("id",)),
     ("SELECT p.id FROM products p WHERE EXISTS (SELECT * FROM stock s WHERE s.product_id = p.id)", ("id",)),
     ("SELECT id FROM products WHERE id NOT IN (SELECT product_id FROM stock)", ("id",)),
+    ("SELECT id FROM products WHERE id = ANY (SELECT product_id FROM orders WHERE qty = ANY (SELECT on_hand FROM stock))",
+     ("id",)),
+    ("SELECT id FROM products WHERE id <> ALL (SELECT product_id FROM stock)", ("id",)),
     ("SELECT id, (SELECT count(*) FROM orders o WHERE o.product_id = p.id) AS n FROM products p", ("id",)),
     ("SELECT p.id, x.count FROM products p LEFT JOIN (SELECT product_id, count(*) FROM orders GROUP BY product_id) x"
      " ON x.product_id = p.id", ("id",)),
