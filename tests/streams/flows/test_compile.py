@@ -198,7 +198,8 @@ ACCEPTED = [
     ("WITH products AS (SELECT id, name FROM products WHERE active) SELECT id, name FROM products", ("id",)),
     ("SELECT p.id FROM products p WHERE EXISTS (SELECT * FROM stock s WHERE s.product_id = p.id)", ("id",)),
     ("SELECT id FROM products WHERE id NOT IN (SELECT product_id FROM stock)", ("id",)),
-    ("SELECT id FROM products WHERE id = ANY (SELECT product_id FROM orders WHERE qty = ANY (SELECT on_hand FROM stock))",
+    ("SELECT id FROM products WHERE id = ANY (SELECT product_id FROM orders WHERE qty = ANY (SELECT on_hand FROM stock"
+     "))",
      ("id",)),
     ("SELECT id FROM products WHERE id <> ALL (SELECT product_id FROM stock)", ("id",)),
     ("SELECT id, (SELECT count(*) FROM orders o WHERE o.product_id = p.id) AS n FROM products p", ("id",)),
