@@ -38,7 +38,7 @@ _KEY_EXPRESSIONS: Final = (
     exp.Left, exp.Right, exp.Extract, exp.Add, exp.Sub, exp.Mul, exp.Mod, exp.JSONExtract, exp.JSONExtractScalar,
     exp.JSONPath, exp.JSONPathKey, exp.JSONPathRoot, exp.JSONPathSubscript, exp.DPipe, exp.Neg, exp.Null, exp.Bracket,
     exp.JSONBExtractScalar, exp.SplitPart, exp.Initcap, exp.Replace, exp.Length, exp.MD5, exp.Abs, exp.Floor, exp.Ceil,
-    exp.Div, exp.Nullif, exp.Case, exp.If, exp.Predicate, exp.Connector, exp.Not, exp.Boolean,
+    exp.Div, exp.Nullif, exp.Case, exp.If, exp.Predicate, exp.Connector, exp.Not, exp.Boolean, exp.Dot,
 )  # fmt: skip
 """What sqlglot writes back as PostgreSQL reads it: the key expression is needed on its own, for images and index."""
 
@@ -132,6 +132,7 @@ def _anchored(flow: Flow, blocks: Sequence[Block], reader: Reader) -> tuple[tupl
         if at is None:
             names = ", ".join(each.alias_or_name for each in blocks[0].select.expressions)
             raise refuse("KEY", f'Key column "{name}"', f"the SELECT has no such output column (it has {names})")
+        _refuse_enum_domain(name, [block.output(at) for block in blocks], blocks)
         _refuse_loose(name, [kind for block in blocks for kind in _kinds(block.output(at), block)])
     groups: dict[tuple[tuple[Node, ...], ...], list[str]] = defaultdict(list)
     for name, at in positions.items():
@@ -157,6 +158,13 @@ def _restricting(part: list[str], positions: dict[str, int | None], blocks: Sequ
     if not owned:
         raise next(each for each in found[part[0]] if each is not None)
     return owned
+
+
+def _refuse_enum_domain(name: str, values: Sequence[exp.Expr], blocks: Sequence[Block]) -> None:
+    for value, block in zip(values, blocks, strict=True):
+        if any(base.node.table.column(base.column).of_enum for base in copies(value, block)):
+            detail = "PostgreSQL has no `=` for a domain over an enum"
+            raise refuse("KEY", f'Key column "{name}"', detail, "Cast it to the enum.")
 
 
 def _refuse_loose(name: str, kinds: Sequence[str]) -> None:
