@@ -102,22 +102,28 @@ def base_type(kind: Type, modifier: int) -> tuple[Type, int]:
 
 
 def labels_of(kind: Type) -> tuple[str, ...]:
-    """An enum's labels in order, also of an array of it."""
+    """An enum's labels in order, also of an array of it, and of a domain over either."""
+    kind, _ = base_type(kind, -1)
     element = kind.element if kind.kind is TypeKind.ARRAY and kind.element else kind
-    return element.labels
+    return base_type(element, -1)[0].labels
 
 
 def domain_base(kind: Type) -> str | None:
-    """SQL text of the type a domain (or an array's domain) stands on; `text` when that is not built in."""
+    """SQL text of the type that a domain (or an array's domain) stands on."""
     domain = kind.element if kind.kind is TypeKind.ARRAY and kind.element else kind
     if domain.kind is not TypeKind.DOMAIN:
         return None
     base, modifier = base_type(domain, -1)
     element = base.element if base.kind is TypeKind.ARRAY and base.element else base
-    if element.schema != "pg_catalog":
-        return "text"
     brackets = "[]" if element is not base else ""
+    if element.schema != "pg_catalog":
+        schema = element.schema if element.schema == "public" else _quoted(element.schema)
+        return f"{schema}.{_quoted(element.name)}{brackets}"
     return f'"{element.name}"{_sql_modifier(element.name, modifier)}{brackets}'
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _sql_modifier(name: str, modifier: int) -> str:

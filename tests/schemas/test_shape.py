@@ -81,7 +81,7 @@ def test_native_shapes_tell_labels_bases_and_constant_defaults() -> None:
         "c": ((), '"varchar"(7)', None),
         "d": ((), '"varchar"(7)', "{}"),
         "e": ((), '"int4"[]', None),
-        "f": ((), "text", None),
+        "f": (MOOD.labels, 'public."mood"', None),
         "g": ((), None, None),
         "h": ((), None, "-1.5"),
     }

@@ -92,8 +92,8 @@ class Base(NamedTuple):
 
     @property
     def not_null(self) -> bool:
-        """Never NULL where it is used."""
-        return not self.nullable and self.node.table.not_null(self.column)
+        """Never NULL where it is used; MIN and MAX of no rows are."""
+        return self.same_row and not self.nullable and self.node.table.not_null(self.column)
 
 
 def conjuncts(condition: exp.Expr | None) -> Iterator[exp.Expr]:

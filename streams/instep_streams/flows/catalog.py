@@ -35,6 +35,11 @@ class Column:
     base: str | None = None
     foreign: str | None = None
 
+    @property
+    def of_enum(self) -> bool:
+        """Of a domain over an enum (or an array of them)."""
+        return bool(self.labels) and self.base is not None and not self.base.endswith("[]")
+
 
 @dataclass(frozen=True, slots=True)
 class Table:

@@ -6,7 +6,6 @@ can be wrong about one thing only, which keys are dirty.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from instep.flowfile import Flow
 from instep_streams.flows.blocks import Block, Node, Source
 from instep_streams.flows.catalog import Catalog, Table, quote
 from instep_streams.flows.edges import Edge, Reader
-from instep_streams.flows.locality import barrier
+from instep_streams.flows.locality import LOOSE, barrier
 from instep_streams.flows.parse import parse_select, qualified, statement
 from instep_streams.flows.refusals import refuse, shown
 from instep_streams.flows.resolve import copies, restrictable
@@ -28,12 +27,18 @@ from instep_streams.flows.walks import Link, Walk, paths, require_all, same_fami
 
 _FLOATS: Final = ("real", "double precision")
 _UNORDERED: Final = (exp.GroupConcat, exp.ArrayAgg, exp.JSONArrayAgg, exp.JSONObjectAgg, exp.JSONBObjectAgg)
-_LOOSE: Final = re.compile(r"(numeric|real|double precision|interval.*|jsonb)(\[\])*")
+_OF_ONE_TEXT: Final = (
+    exp.JSONExtractScalar, exp.JSONBExtractScalar, exp.Extract, exp.Predicate, exp.Connector, exp.Not, exp.Query,
+    exp.Count,
+)  # fmt: skip
+"""Expressions whose equal values have one text, whatever they are made of."""
 _KEY_EXPRESSIONS: Final = (
     exp.Column, exp.Identifier, exp.Literal, exp.Cast, exp.DataType, exp.DataTypeParam, exp.AtTimeZone, exp.Var,
     exp.TimestampTrunc, exp.DateTrunc, exp.Lower, exp.Upper, exp.Trim, exp.Coalesce, exp.Paren, exp.Substring,
     exp.Left, exp.Right, exp.Extract, exp.Add, exp.Sub, exp.Mul, exp.Mod, exp.JSONExtract, exp.JSONExtractScalar,
-    exp.JSONPath, exp.JSONPathKey, exp.JSONPathRoot, exp.JSONPathSubscript, exp.DPipe, exp.Neg, exp.Null,
+    exp.JSONPath, exp.JSONPathKey, exp.JSONPathRoot, exp.JSONPathSubscript, exp.DPipe, exp.Neg, exp.Null, exp.Bracket,
+    exp.JSONBExtractScalar, exp.SplitPart, exp.Initcap, exp.Replace, exp.Length, exp.MD5, exp.Abs, exp.Floor, exp.Ceil,
+    exp.Div, exp.Nullif, exp.Case, exp.If, exp.Predicate, exp.Connector, exp.Not, exp.Boolean, exp.Dot,
 )  # fmt: skip
 """What sqlglot writes back as PostgreSQL reads it: the key expression is needed on its own, for images and index."""
 
@@ -72,10 +77,12 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Branch:
-    """One UNION branch: its root, the anchor as expressions over the root's row, the links towards it."""
+    """One UNION branch: its roots with the anchor as expressions over a root's row, the links towards them.
 
-    root: Node
-    anchor: tuple[str, ...]
+    There are several roots where the key comes from a derived table that is a UNION itself.
+    """
+
+    roots: dict[Node, tuple[str, ...]]
     links: dict[Node, tuple[Link, ...]]
 
 
@@ -105,7 +112,9 @@ def _compile(flow: Flow, catalog: Catalog) -> Plan:
     tables = {node.table.id: node.table for node in reader.nodes}
     needed = _needed_columns(select, tables)
     _refuse_foreign(needed, catalog)
-    roots = tuple(dict.fromkeys((branch.root.table.sql, branch.anchor) for branch in branches))
+    roots = tuple(
+        dict.fromkeys((root.table.sql, anchor) for branch in branches for root, anchor in branch.roots.items())
+    )
     return Plan(
         flow, sql, anchor, {table: tuple(each) for table, each in walks.items()}, needed, roots,
         tuple(sorted(_indexes(branches))), _edge_texts(reader.edges), tuple(_warnings(select, reader)),
@@ -113,18 +122,22 @@ def _compile(flow: Flow, catalog: Catalog) -> Plan:
 
 
 def _anchored(flow: Flow, blocks: Sequence[Block], reader: Reader) -> tuple[tuple[str, ...], list[_Branch]]:
-    """Choose the largest part of the key that comes from one table occurrence and reaches all others."""
+    """Choose the largest part of the key that comes from one table occurrence per UNION branch."""
     positions = {name: blocks[0].position(name) for name in flow.key}
     for name, at in positions.items():
+        if name.startswith("*"):
+            raise refuse(
+                "KEY", f'Key column "{name}"', "names that begin with * are Instep's own", "Name it otherwise."
+            )
         if at is None:
             names = ", ".join(each.alias_or_name for each in blocks[0].select.expressions)
             raise refuse("KEY", f'Key column "{name}"', f"the SELECT has no such output column (it has {names})")
-        for block in blocks:
-            _refuse_loose(name, block.output(at), block)
-    groups: dict[tuple[Node, ...], list[str]] = defaultdict(list)
+        _refuse_enum_domain(name, [block.output(at) for block in blocks], blocks)
+        _refuse_loose(name, [kind for block in blocks for kind in _kinds(block.output(at), block)])
+    groups: dict[tuple[tuple[Node, ...], ...], list[str]] = defaultdict(list)
     for name, at in positions.items():
-        roots = tuple(root for block in blocks if (root := _root(block.output(at or 0), block)) is not None)
-        if len(roots) == len(blocks):
+        roots = tuple(_roots(block.output(at or 0), block) for block in blocks)
+        if all(roots):
             groups[roots].append(name)
     failure = refuse("KEY", f"Key ({', '.join(flow.key)})")
     for attempt, (chosen, part) in enumerate(sorted(groups.items(), key=lambda each: -len(each[1]))):
@@ -147,15 +160,42 @@ def _restricting(part: list[str], positions: dict[str, int | None], blocks: Sequ
     return owned
 
 
-def _refuse_loose(name: str, value: exp.Expr, block: Block) -> None:
+def _refuse_enum_domain(name: str, values: Sequence[exp.Expr], blocks: Sequence[Block]) -> None:
+    for value, block in zip(values, blocks, strict=True):
+        if any(base.node.table.column(base.column).of_enum for base in copies(value, block)):
+            detail = "PostgreSQL has no `=` for a domain over an enum"
+            raise refuse("KEY", f'Key column "{name}"', detail, "Cast it to the enum.")
+
+
+def _refuse_loose(name: str, kinds: Sequence[str]) -> None:
     """Refuse a key whose equal values have several texts: each text would be a document of its own in the topic."""
-    for base in copies(value, block):
-        column = base.node.table.column(base.column)
-        if _LOOSE.fullmatch(column.base or column.sql_type):
-            detail = f"equal values of type {column.sql_type} can be written in several ways"
-            raise refuse(
-                "KEY", f'Key column "{name}"', detail, "Cast it, `::numeric(12,2)` or `::text`, or use another."
-            )
+    kind = _loose(kinds)
+    if kind is not None:
+        detail = f"equal values of type {kind} can be written in several ways"
+        raise refuse("KEY", f'Key column "{name}"', detail, "Cast it, `::numeric(12,2)` or `::text`, or use another.")
+
+
+def _loose(kinds: Sequence[str]) -> str | None:
+    """The type among those of one column, one per UNION branch, whose equal values have several texts."""
+    if len({*kinds}) > 1 and any(kind.startswith(("numeric", '"numeric')) for kind in kinds):
+        return "numeric"  # 1.5 of one branch, 1.50 of the other
+    return next((each for each in kinds if LOOSE.fullmatch(each)), None)
+
+
+def _kinds(value: exp.Expr, block: Block) -> Iterator[str]:
+    """The types of what a value is a copy of, or of what else makes its texts several."""
+    if isinstance(value, exp.Cast):
+        yield value.to.sql("postgres").lower().replace("decimal", "numeric").replace(", ", ",")
+    elif isinstance(value, exp.Column):
+        columns = [each.node.table.column(each.column) for each in copies(value, block)]
+        yield from ((each.base or each.sql_type) for each in columns)
+    elif isinstance(value, exp.Div):
+        yield "numeric"  # how many digits it has hangs on the sizes of both sides
+    elif isinstance(value, (exp.Window, exp.Filter)):
+        yield from _kinds(value.this, block)
+    elif not isinstance(value, _OF_ONE_TEXT):
+        found = (_loose(list(_kinds(each, block))) for each in value.iter_expressions())
+        yield from (kind for kind in found if kind is not None)
 
 
 def _why_no_anchor(flow: Flow, blocks: Sequence[Block], positions: dict[str, int | None]) -> FlowError | None:
@@ -168,42 +208,38 @@ def _why_no_anchor(flow: Flow, blocks: Sequence[Block], positions: dict[str, int
 
 
 def _branches(
-    roots: Sequence[Node], positions: Sequence[int], blocks: Sequence[Block], reader: Reader
+    roots: Sequence[Sequence[Node]], positions: Sequence[int], blocks: Sequence[Block], reader: Reader
 ) -> list[_Branch]:
     branches = []
-    for root, block in zip(roots, blocks, strict=True):
+    for own, block in zip(roots, blocks, strict=True):
         values = [block.output(at) for at in positions]
-        if _nullable(root, block):
-            raise refuse("NULLABLE_ROOT", f'Table "{root.table.id}" (alias "{root.alias}")')
-        anchor = tuple(_over_root(value, block) for value in values)
-        branches.append(_Branch(root, anchor, tree(root, reader.nodes, reader.edges)))
-    reached = {branch.root for branch in branches} | {node for branch in branches for node in branch.links}
-    require_all(reader.nodes, reached)
+        for root in own:
+            if _nullable(root, block):
+                raise refuse("NULLABLE_ROOT", f'Table "{root.table.id}" (alias "{root.alias}")')
+        anchors = {root: tuple(_over_root(value, block, at) for value in values) for at, root in enumerate(own)}
+        branches.append(_Branch(anchors, tree(own, reader.nodes, reader.edges)))
+    reached = {node for branch in branches for node in (*branch.roots, *branch.links)}
+    require_all(reader.nodes, reached, reader.stopped)
     return branches
 
 
-def _root(value: exp.Expr, block: Block) -> Node | None:
-    """The table occurrence that a key expression is computed from alone."""
+def _roots(value: exp.Expr, block: Block) -> tuple[Node, ...]:
+    """The table occurrence that a key expression is computed from alone; of a derived UNION, one per branch."""
     if value.find(exp.AggFunc, exp.Window, exp.Query) is not None:
-        return None
-    found = set()
-    for column in value.find_all(exp.Column):
-        bases = restrictable(column, block)
-        if len(bases) != 1:
-            return None
-        found.add(bases[0].node)
-    return found.pop() if len(found) == 1 else None
+        return ()
+    found = {tuple(base.node for base in restrictable(column, block)) for column in value.find_all(exp.Column)}
+    return found.pop() if len(found) == 1 else ()
 
 
-def _over_root(value: exp.Expr, block: Block) -> str:
+def _over_root(value: exp.Expr, block: Block, at: int) -> str:
     strange = next((each for each in value.walk() if not isinstance(each, _KEY_EXPRESSIONS)), None)
     if strange is not None:
         raise refuse("KEY_EXPR", value, f"{shown(strange)} cannot be part of a key", "Make it a column of the store.")
 
     def rebase(node: exp.Expr) -> exp.Expr:
-        return (
-            exp.column(restrictable(node, block)[0].column, "r", quoted=True) if isinstance(node, exp.Column) else node
-        )
+        if not isinstance(node, exp.Column):
+            return node
+        return exp.column(restrictable(node, block)[at].column, "r", quoted=True)
 
     return value.transform(rebase).sql("postgres")
 
@@ -217,16 +253,19 @@ def _nullable_in(root: Node, source: Source) -> bool:
 
 
 def _walks(branch: _Branch) -> Iterator[tuple[Table, Walk]]:
-    yield branch.root.table, Walk(branch.anchor, None)
+    for root, anchor in branch.roots.items():
+        yield root.table, Walk(anchor, None)
     for node in branch.links:
-        for path in paths(node, branch.root, branch.links):
-            yield node.table, walk(path, branch.anchor)
+        for path in paths(node, branch.roots, branch.links):
+            _, last = path[-1]
+            yield node.table, walk(path, branch.roots[last.parent])
 
 
 def _indexes(branches: Sequence[_Branch]) -> set[tuple[str, tuple[str, ...]]]:
     found = set()
     for branch in branches:
-        found.add((branch.root.table.id, tuple(each.replace('"r".', "") for each in branch.anchor)))
+        for root, anchor in branch.roots.items():
+            found.add((root.table.id, tuple(each.replace('"r".', "") for each in anchor)))
         for node, links in branch.links.items():
             for link in links:
                 found.add((link.parent.table.id, tuple(quote(name) for name in link.parent_columns)))

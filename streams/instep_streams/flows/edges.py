@@ -6,16 +6,17 @@ that must hold, so they may say too little (then more keys are dirty than need b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from sqlglot import exp
 
+from instep.errors import FlowError
 from instep_streams.flows.blocks import Base, Block, Node, Source, conjuncts
 from instep_streams.flows.catalog import Catalog
-from instep_streams.flows.locality import barrier
+from instep_streams.flows.locality import barrier, inner_conditions, is_aggregate
 from instep_streams.flows.refusals import refuse
-from instep_streams.flows.resolve import copies, restrictable
+from instep_streams.flows.resolve import copies, copies_of_output, restrictable, stopped
 
 
 class Edge(NamedTuple):
@@ -36,14 +37,18 @@ class Reader:
     Attributes:
         nodes: every table occurrence.
         edges: every equality between two of them.
+        stopped: why an equality does not lead into the derived table that one stands in.
     """
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._open: list[exp.Expr] = []
         self._seen: set[int] = set()
+        self._around: dict[int, Block | None] = {}
+        self._scalars: dict[int, tuple[Block, ...]] = {}
         self.nodes: list[Node] = []
         self.edges: list[Edge] = []
+        self.stopped: dict[Node, FlowError] = {}
 
     def read(self, tree: exp.Query) -> tuple[Block, ...]:
         """The blocks of the SELECT itself, one per UNION branch.
@@ -60,6 +65,7 @@ class Reader:
 
     def _query(self, query: exp.Expr, parent: Block | None) -> tuple[Block, ...]:
         self._seen.add(id(query))
+        self._around[id(query)] = parent
         if isinstance(query, exp.Subquery):
             if query.args.get("limit") or query.args.get("offset"):
                 raise refuse("LIMIT", query)
@@ -87,13 +93,13 @@ class Reader:
             self._add_source(block, join.this, join)
         for lateral in select.args.get("laterals") or ():
             self._add_source(block, lateral, None)
-        where = select.args.get("where")
-        for condition in conjuncts(where.this if where is not None else None):
-            self._equality(condition, block, None)
         for clause in ("where", "having", "qualify", "group", "order", "distinct", "windows", "expressions"):
             found = select.args.get(clause)
             for part in found if isinstance(found, list) else [found]:
                 self._subqueries(part, block)
+        where = select.args.get("where")
+        for condition in conjuncts(where.this if where is not None else None):
+            self._equality(condition, block, None)
         return block
 
     def _add_source(self, block: Block, source: exp.Expr, join: exp.Join | None) -> None:
@@ -109,32 +115,37 @@ class Reader:
         nullable = side == "LEFT"
         block.sources[alias] = self._source(source, block, nullable)
         condition = join.args.get("on") if join is not None else None
+        self._subqueries(condition, block)
         for each in conjuncts(condition):
             self._equality(each, block, alias if nullable else None)
-        self._subqueries(condition, block)
 
     def _source(self, source: exp.Expr, block: Block, nullable: bool) -> Source:
         lateral = isinstance(source, exp.Lateral)
         inner = source.this if lateral else source
         if isinstance(source, exp.Table) and isinstance(source.this, exp.Identifier):
             return self._table(source, nullable)
+        if isinstance(inner.unnest(), exp.Values):
+            if any(row.find(exp.Query) for row in inner.unnest().expressions):
+                raise refuse("SHAPE", inner, "a subquery in VALUES is not followed", "Write SELECTs with UNION ALL.")
+            return Source(nullable=nullable)
         if isinstance(inner, exp.Subquery) or (lateral and isinstance(inner, exp.Query)):
             # a derived table sees the columns around its query, a LATERAL one also those beside it
             blocks = self._query(inner, block if lateral else block.parent)
             return Source(blocks=blocks, nullable=nullable)
         self._subqueries(source, block)
-        self._seen.add(id(source))
-        return Source(nullable=nullable)  # a function of the row, or VALUES
+        self._seen |= {id(each) for each in source.find_all(exp.Table) if not isinstance(each.this, exp.Identifier)}
+        return Source(nullable=nullable)  # a function of the row
 
     def _table(self, table: exp.Table, nullable: bool) -> Source:
         self._seen.add(id(table))
-        named = None if table.db else _cte(table)
-        if named is not None:
+        found = None if table.db else _cte(table)
+        if found is not None:
+            named, of = found
             if any(each is named for each in self._open):
                 raise refuse("RECURSIVE", table)
             self._open.append(named)
             try:
-                return Source(blocks=self._query(named, None), nullable=nullable)
+                return Source(blocks=self._query(named, self._around[id(of)]), nullable=nullable)
             finally:
                 self._open.pop()
         node = Node(len(self.nodes), self._catalog[f"{table.db}.{table.name}"], table.alias_or_name)
@@ -151,8 +162,10 @@ class Reader:
                 stack.append(node.this)
             elif isinstance(node, (exp.Any, exp.All)) and node.find(exp.Query) is not None:
                 raise refuse("ANY_ALL", node.parent or node)
+            elif isinstance(node, exp.Exists):
+                self._exists(node, self._query(node.this, block), block)
             elif isinstance(node, exp.Query):
-                self._query(node, block)
+                self._scalars[id(node.unnest())] = self._query(node, block)
             else:
                 stack.extend(node.iter_expressions())
 
@@ -160,19 +173,38 @@ class Reader:
         """`x IN (SELECT y …)` leads from x to y where NULL makes no difference."""
         outer = node.this.unnest()
         wanted = list(outer.expressions) if isinstance(outer, exp.Tuple) else [outer]
-        needed = any(each is node for each in _needed(block))
-        for inner in self._query(node.args["query"], block):
+        inners = self._query(node.args["query"], block)
+        if _must_hold(node, block):
+            for at, each in enumerate(wanted):
+                self._back(_outputs(inners, at), each, block)
+        for inner in inners:
             pairs = [
                 (copies(each, block), restrictable(inner.output(at), inner))
                 for at, each in enumerate(wanted)
                 if at < len(inner.select.expressions)
             ]
-            if not needed and not all(_never_null(left) and _never_null(right) for left, right in pairs):
+            if not _null_is_false(node) and not all(_never_null(left) and _never_null(right) for left, right in pairs):
                 raise refuse("NOT_IN", node)
             for at, (left, right) in enumerate(pairs):
                 if barrier(inner, inner.output(at)) is not None:
                     continue  # LIMIT or DISTINCT ON choose among rows with other values
                 self.edges += [Edge(tuple(left), to) for to in right if left]
+
+    def _exists(self, node: exp.Exists, inners: tuple[Block, ...], block: Block) -> None:
+        """A row that must have another one matters only to what that one matters to."""
+        inner, *others = inners
+        if others or not _must_hold(node, block) or _has_row_of_none(inner):
+            return
+        for each in inner_conditions(inner):
+            if isinstance(each, exp.EQ):
+                for value, target in ((each.left, each.right), (each.right, each.left)):
+                    if not _is_outer(value, inner) and _is_outer(target, inner):
+                        self._back(copies(value, inner), target, block)
+
+    def _back(self, sources: list[Base], target: exp.Expr, block: Block) -> None:
+        """The edges from the rows of a subquery that must have one to the rows around it."""
+        if sources and not _is_outer(target, block):
+            self.edges += [Edge(tuple(sources), to) for to in restrictable(target, block)]
 
     def _equality(self, condition: exp.Expr, block: Block, left_joined: str | None) -> None:
         if not isinstance(condition, exp.EQ):
@@ -183,10 +215,18 @@ class Reader:
         for value, target in (sides, sides[::-1]):
             if _is_outer(target, block):
                 continue
-            sources = copies(value, block)
+            scalar = self._scalars.get(id(value.unnest()))
+            sources = copies(value, block) if scalar is None else _outputs(scalar, 0)
+            self._note_stop(target, block)
             for to in restrictable(target, block):
                 if sources and self._leads(sources, to, block, left_joined):
                     self.edges.append(Edge(tuple(sources), to))
+
+    def _note_stop(self, target: exp.Expr, block: Block) -> None:
+        found = stopped(target, block)
+        if found is not None:
+            source, why = found
+            self.stopped |= dict.fromkeys(source.nodes(), why)
 
     def _leads(self, sources: list[Base], to: Base, block: Block, left_joined: str | None) -> bool:
         if any(each.node is to.node for each in sources):
@@ -202,10 +242,40 @@ def _never_null(bases: list[Base]) -> bool:
     return bool(bases) and all(each.not_null for each in bases)
 
 
-def _needed(block: Block) -> Iterator[exp.Expr]:
-    """Conditions without which the block has no row: WHERE's, where NULL and FALSE are the same."""
-    where = block.select.args.get("where")
-    yield from conjuncts(where.this if where is not None else None)
+def _outputs(blocks: Sequence[Block], at: int) -> list[Base]:
+    """The columns that an output of a subquery may have been copied from; empty when some branch's is no copy."""
+    found = [copies_of_output(block.output(at), block) for block in blocks if at < len(block.select.expressions)]
+    return [base for bases in found for base in bases] if len(found) == len(blocks) and all(found) else []
+
+
+def _must_hold(node: exp.Expr, block: Block) -> bool:
+    """Whether the block has no row for which the condition is not true."""
+    holder = node.parent
+    while isinstance(holder, (exp.Paren, exp.And)):
+        node, holder = holder, holder.parent
+    if isinstance(holder, exp.Join):
+        return holder.args.get("on") is node and not holder.side and holder.parent is block.select
+    return isinstance(holder, exp.Where) and holder.parent is block.select
+
+
+def _has_row_of_none(block: Block) -> bool:
+    """Whether the block may give a row where FROM and WHERE leave none: an aggregate over all of them."""
+    group = block.select.args.get("group")
+    if group is not None:
+        return not group.expressions or group.find(exp.Rollup, exp.Cube, exp.GroupingSets) is not None
+    return block.select.args.get("having") is not None or any(is_aggregate(each) for each in block.select.walk())
+
+
+def _null_is_false(node: exp.Expr) -> bool:
+    """Whether NULL and FALSE mean the same where a condition stands: no NOT above it that would tell them apart."""
+    holder = node.parent
+    while isinstance(holder, (exp.Paren, exp.And, exp.Or)):
+        node, holder = holder, holder.parent
+    if isinstance(holder, exp.If):  # CASE WHEN condition THEN …, not CASE value WHEN condition THEN …
+        return holder.this is node and isinstance(holder.parent, exp.Case) and holder.parent.this is None
+    if isinstance(holder, exp.Join):
+        return holder.args.get("on") is node
+    return isinstance(holder, (exp.Where, exp.Having))
 
 
 def _is_outer(value: exp.Expr, block: Block) -> bool:
@@ -213,13 +283,13 @@ def _is_outer(value: exp.Expr, block: Block) -> bool:
     return isinstance(column, exp.Column) and column.table not in block.sources
 
 
-def _cte(table: exp.Table) -> exp.Expr | None:
+def _cte(table: exp.Table) -> tuple[exp.Expr, exp.Expr] | None:
+    """The WITH query of that name, and the query that it belongs to."""
     for node in _ancestors(table):
         found = node.args.get("with_") if isinstance(node, exp.Query) else None
         for cte in found.expressions if found is not None else ():
             if cte.alias == table.name:
-                inner: exp.Expr = cte.this
-                return inner
+                return cte.this, node
     return None
 
 

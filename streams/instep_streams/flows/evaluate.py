@@ -279,11 +279,11 @@ SELECT {key_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
         names = self.plan.flow.key
         given = ", ".join(f"{GIVEN}::text[]" for _ in names)
         columns = ", ".join(f"c{i}" for i in range(len(names)))
-        match = " AND ".join(f"o.{quote(name)} = c{i}::{self._types[name]}" for i, name in enumerate(names))
+        match = " AND ".join(f"o.{quote(name)} = u.c{i}::{self._types[name]}" for i, name in enumerate(names))
         self._conn.execute(
             query(
-                f'UPDATE {self._out} o SET "*h" = h FROM unnest({given}, {GIVEN}::int8[]) AS u({columns}, h)'
-                f' WHERE {match} AND o."*h" <> h'
+                f'UPDATE {self._out} o SET "*h" = u.h FROM unnest({given}, {GIVEN}::int8[]) AS u({columns}, h)'
+                f' WHERE {match} AND o."*h" <> u.h'
             ),
             [*([key[i] for key in digests] for i in range(len(names))), list(digests.values())],
         )
@@ -318,7 +318,9 @@ SELECT {key_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
         )
 
     def _forget_pending(self) -> str:
-        match = " AND ".join(f"p.{quote(name)} = c{i}::{self._types[name]}" for i, name in enumerate(self.plan.anchor))
+        match = " AND ".join(
+            f"p.{quote(name)} = u.c{i}::{self._types[name]}" for i, name in enumerate(self.plan.anchor)
+        )
         given = ", ".join(f"{GIVEN}::text[]" for _ in self.plan.anchor)
         columns = ", ".join(f"c{i}" for i in range(len(self.plan.anchor)))
         return f"DELETE FROM {self._pending} p USING unnest({given}) AS u({columns}) WHERE {match}"

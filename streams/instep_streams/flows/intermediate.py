@@ -23,6 +23,7 @@ from instep_schemas.documents import DocumentColumn
 from instep_streams.flows.catalog import Catalog, Column, Table, quote
 from instep_streams.flows.compile import Plan, compile_flow
 from instep_streams.flows.locality import is_aggregate
+from instep_streams.flows.rewrite import readable
 
 SCHEMA: Final = "instep"
 _PLAIN: Final = re.compile(r'"r"\.("(?:[^"]|"")+")')
@@ -156,10 +157,10 @@ def _table(name: str, columns: Sequence[tuple[str, str]]) -> Table:
 
 def _outputs(whole: str, sql: str) -> list[str] | None:
     """The output columns of a candidate; None when it is no SELECT of its own, or too cheap to be kept."""
-    tree = sqlglot.parse_one(sql, read="postgres")
+    tree = sqlglot.parse_one(readable(sql), read="postgres")
     if not isinstance(tree, exp.Query) or any(tree.args.get(each) for each in _ORDERED) or not _worth(tree):
         return None
-    named = {cte.alias for cte in sqlglot.parse_one(whole, read="postgres").find_all(exp.CTE)}
+    named = {cte.alias for cte in sqlglot.parse_one(readable(whole), read="postgres").find_all(exp.CTE)}
     if any(not table.db and table.name in named for table in tree.find_all(exp.Table)):
         return None  # a CTE outside of it
     names = list(tree.named_selects)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -21,6 +22,12 @@ AGGREGATES: Final = frozenset(
     xmlagg""".split()
 )
 """PostgreSQL 18's aggregates (`pg_proc.prokind = 'a'`); a test compares."""
+
+
+LOOSE: Final = re.compile(
+    r'"?(numeric|real|float4|double precision|float8|interval.*|jsonb|num(multi)?range|bpchar)"?(\[\])*'
+)
+"""Types whose equal values can have several texts, also by their names in pg_type: those of domains come so."""
 
 
 def barrier(block: Block, value: exp.Expr) -> FlowError | None:
@@ -61,7 +68,7 @@ def _grouping(block: Block, value: exp.Expr, same: set[str]) -> FlowError | None
     if mixed is not None or group.args.get("all"):
         return refuse("GROUPING", mixed or group)
     grouped = {_text(each) for each in _ordinals(group.expressions, select)}
-    if same & grouped or _made_of(value, grouped) or _by_primary_key(block, value, grouped):
+    if same & grouped or _made_of(value, grouped, block) or _by_primary_key(block, value, grouped):
         return None
     return refuse("GROUP_KEY", group, f"the key {value.sql('postgres')} is not among the GROUP BY expressions")
 
@@ -76,10 +83,25 @@ def _ordinals(items: list[exp.Expr], select: exp.Select) -> Iterator[exp.Expr]:
             yield item.unnest()
 
 
-def _made_of(value: exp.Expr, texts: set[str]) -> bool:
+def _made_of(value: exp.Expr, texts: set[str], block: Block) -> bool:
     """The value is computed from those columns alone, so rows that agree in them agree in it."""
-    columns = [_text(each) for each in value.find_all(exp.Column)]
-    return bool(columns) and set(columns) <= texts and value.find(exp.Query) is None
+    columns = list(value.find_all(exp.Column))
+    if not columns or not {_text(each) for each in columns} <= texts or value.find(exp.Query) is not None:
+        return False
+    return value in columns or not any(_is_loose(each, block) for each in columns)
+
+
+def _is_loose(column: exp.Column, block: Block) -> bool:
+    """Whether it is, or may be, a copy of a table's column whose equal values can have several texts."""
+    source = block.sources.get(column.table)
+    if source is None:
+        return False
+    if source.node is not None:
+        known = source.node.table.column(column.name) if column.name in source.node.table else None
+        return known is not None and LOOSE.fullmatch(known.base or known.sql_type) is not None
+    at = source.blocks[0].position(column.name) if source.blocks else None
+    below = [(each.output(at), each) for each in source.blocks] if at is not None else []
+    return any(isinstance(value, exp.Column) and _is_loose(value, each) for value, each in below)
 
 
 def _by_primary_key(block: Block, value: exp.Expr, grouped: set[str]) -> bool:
@@ -97,7 +119,7 @@ def _windows(block: Block, value: exp.Expr, same: set[str]) -> FlowError | None:
     for window in select.find_all(exp.Window):
         if owner(window) is select:
             texts = {_text(each) for each in _partition(window, select)}
-            if not same & texts and not _made_of(value, texts):
+            if not same & texts and not _made_of(value, texts, block):
                 advice = f"Write PARTITION BY {value.sql('postgres')} in it."
                 return refuse("WINDOW", window, "", advice)
     return None
@@ -125,7 +147,7 @@ def _distinct_on(block: Block, value: exp.Expr, same: set[str]) -> FlowError | N
         return None
     items = on.expressions if isinstance(on, exp.Tuple) else [on.unnest()]
     texts = {_text(_unaliased(each, block)) for each in items}
-    if same & texts or _made_of(value, texts):
+    if same & texts or _made_of(value, texts, block):
         return None
     return refuse("DISTINCT_ON", on)
 
@@ -144,7 +166,7 @@ def _unaliased(item: exp.Expr, block: Block) -> exp.Expr:
 def _equal_texts(block: Block, value: exp.Expr) -> set[str]:
     """Texts of the expressions that equal the value in every row of the block."""
     equal = {_text(value)}
-    pairs = [(_text(each.left), _text(each.right)) for each in _inner_conditions(block) if isinstance(each, exp.EQ)]
+    pairs = [(_text(each.left), _text(each.right)) for each in inner_conditions(block) if isinstance(each, exp.EQ)]
     for _ in pairs:
         for left, right in pairs:
             if left in equal or right in equal:
@@ -152,7 +174,8 @@ def _equal_texts(block: Block, value: exp.Expr) -> set[str]:
     return equal
 
 
-def _inner_conditions(block: Block) -> Iterator[exp.Expr]:
+def inner_conditions(block: Block) -> Iterator[exp.Expr]:
+    """Conditions without which the block has no row: WHERE's, and those of INNER JOINs."""
     for join in block.select.args.get("joins") or ():
         if not join.args.get("side"):
             yield from conjuncts(join.args.get("on"))

@@ -17,7 +17,13 @@ from sqlglot.tokenizer_core import TokenType
 
 from instep_streams.flows.catalog import DEFAULT_SCHEMA, Catalog
 from instep_streams.flows.refusals import refuse
-from instep_streams.flows.rewrite import qualify_function_aliases, split_row_equalities
+from instep_streams.flows.rewrite import (
+    name_ordinality,
+    qualify_function_aliases,
+    quantified_as_in,
+    readable,
+    split_row_equalities,
+)
 
 _MOMENT: Final = re.compile(r"\s*(now|today|tomorrow|yesterday)\b", re.IGNORECASE)
 _UNKNOWN: Final = re.compile(r"Unknown column: (.+)")
@@ -64,7 +70,7 @@ def parse_select(sql: str) -> exp.Query:
         FlowError: SYNTAX, SHAPE, VOLATILE, NATURAL, RECURSIVE.
     """
     try:
-        found = sqlglot.parse(sql, read="postgres")
+        found = sqlglot.parse(readable(sql), read="postgres")
     except SqlglotError as exc:
         raise refuse("SYNTAX", "The SELECT", _first_line(exc)) from None
     tree = found[0] if len(found) == 1 else None
@@ -123,6 +129,8 @@ def qualified(tree: exp.Query, catalog: Catalog) -> exp.Query:
     """
     work = tree.copy()
     _name_functions(work)
+    name_ordinality(work)
+    quantified_as_in(work)
     split_row_equalities(work)
     qualify_function_aliases(work, catalog)
     merged = _merged_columns(work)
@@ -133,6 +141,7 @@ def qualified(tree: exp.Query, catalog: Catalog) -> exp.Query:
             raise refuse("WHOLE_ROW", column.parent or column)
     for scope in traverse_scope(done):
         _check_tables(scope, catalog)
+        _qualify_sorted(scope, catalog)
     for scope in traverse_scope(done):
         _check_columns(scope, catalog)
         _check_whole_rows(scope)
@@ -257,6 +266,36 @@ def _check_columns(scope: Scope, catalog: Catalog) -> None:
             names = source.expression.named_selects
             if column.name not in names:
                 raise _no_column(column, f'"{column.table}"', names)
+
+
+def _qualify_sorted(scope: Scope, catalog: Catalog) -> None:
+    """Names within expressions of ORDER BY and DISTINCT ON are columns of FROM, also where an output has that name."""
+    select = scope.expression
+    for clause in ("order", "distinct") if isinstance(select, exp.Select) else ():
+        part = select.args.get(clause)
+        for column in part.find_all(exp.Column) if part is not None else ():
+            if column.table or _stands_alone(column) or column.find_ancestor(exp.Select) is not select:
+                continue
+            alias = _source_with(scope, column.name, catalog)
+            if alias is not None:
+                column.set("table", exp.to_identifier(alias, quoted=True))
+
+
+def _stands_alone(column: exp.Column) -> bool:
+    """The whole item of a list: then PostgreSQL takes it as an output's name first."""
+    holder = column.parent
+    while isinstance(holder, (exp.Paren, exp.Ordered, exp.Tuple)):
+        holder = holder.parent
+    return isinstance(holder, (exp.Order, exp.Distinct))
+
+
+def _source_with(scope: Scope | None, name: str, catalog: Catalog) -> str | None:
+    while scope is not None:
+        for alias, (_, source) in scope.selected_sources.items():
+            if name in _columns_of(source, catalog):
+                return str(alias)
+        scope = scope.parent
+    return None
 
 
 def _check_unqualified(scope: Scope, column: exp.Column, catalog: Catalog) -> None:

@@ -26,6 +26,7 @@ from instep_streams.flows.tables import Tables
 
 _STORAGE: Final = "WITH (fillfactor = 75, autovacuum_vacuum_scale_factor = 0.1)"
 _ROW: Final = quote("*instep*")
+_KEYS: Final = quote("*keys*")
 
 log = logging.getLogger(__name__)
 
@@ -113,11 +114,12 @@ class KeptPart:
         columns = ", ".join(quote(column.name) for column in self.part.columns)
         table = self.part.table.sql
         texts = ", ".join(f'(ch."*k{i}")::text' for i in count)
-        return f"""WITH k AS MATERIALIZED (SELECT DISTINCT {typed} FROM unnest({given}) AS u({names})),
-n AS MATERIALIZED (SELECT k.*, {_ROW}.* FROM k CROSS JOIN
+        return f"""WITH {_KEYS} AS MATERIALIZED (SELECT DISTINCT {typed} FROM unnest({given}) AS u({names})),
+n AS MATERIALIZED (SELECT k.*, {_ROW}.* FROM {_KEYS} AS k CROSS JOIN
   LATERAL (SELECT * FROM (\n{self.part.plan.sql}\n) AS q WHERE {of_row} OFFSET 0) AS {_ROW}),
-o AS MATERIALIZED (SELECT k.*, p.* FROM k CROSS JOIN LATERAL (SELECT * FROM {table} p WHERE {held} OFFSET 0) AS p),
-ch AS MATERIALIZED (SELECT k.* FROM k
+o AS MATERIALIZED (SELECT k.*, p.* FROM {_KEYS} AS k CROSS JOIN
+  LATERAL (SELECT * FROM {table} p WHERE {held} OFFSET 0) AS p),
+ch AS MATERIALIZED (SELECT k.* FROM {_KEYS} AS k
   LEFT JOIN (SELECT {keys}, array_agg(ROW({columns})::text ORDER BY ROW({columns})::text COLLATE "C") AS rows FROM n
     GROUP BY {keys}) AS a USING ({keys})
   LEFT JOIN (SELECT {keys}, array_agg(ROW({columns})::text ORDER BY ROW({columns})::text COLLATE "C") AS rows FROM o

@@ -19,7 +19,9 @@ class Refusal(NamedTuple):
 
 
 REFUSALS: Final = {
-    "SYNTAX": Refusal("it is not valid SQL", "Correct the SELECT; `psql` accepts it when it is right."),
+    "SYNTAX": Refusal(
+        "it is not valid SQL", "Correct the SELECT; where `psql` accepts it as it stands, say that part in other words."
+    ),
     "SHAPE": Refusal("a flow is exactly one SELECT that reads tables", "Write one SELECT … FROM …, nothing else."),
     "RESOLVE": Refusal("the store has no such column or function", "Use a name that exists."),
     "UNKNOWN_TABLE": Refusal("it is not a captured table", "Capture the table (sources.….tables), or use another."),
@@ -78,7 +80,10 @@ REFUSALS: Final = {
         "Compare columns of one type with `=`; write a derived table that is joined on another column than the key as "
         "LATERAL (SELECT … WHERE column = …).",
     ),
-    "TYPE": Refusal("the state database does not have this type", "Cast the column to a built-in type in the SELECT."),
+    "TYPE": Refusal(
+        "the state database does not have this type",
+        "Leave the column out, or make the type in the state database (with its extension) and the replica anew.",
+    ),
 }
 
 

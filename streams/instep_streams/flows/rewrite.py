@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from typing import Final
 
 from sqlglot import exp
 
 from instep_streams.flows.blocks import owner
 from instep_streams.flows.catalog import DEFAULT_SCHEMA, Catalog
+
+
+def quantified_as_in(tree: exp.Expr) -> None:
+    """`x = ANY (SELECT …)` is `x IN (SELECT …)`, and `x <> ALL (SELECT …)` is its NOT."""
+    for compared in list(tree.find_all(exp.EQ, exp.NEQ)):
+        quantified, wanted = compared.expression, exp.Any if isinstance(compared, exp.EQ) else exp.All
+        query = quantified.this.unnest() if isinstance(quantified, wanted) else None
+        if isinstance(query, exp.Query):
+            found = exp.In(this=compared.this, query=exp.Subquery(this=query))
+            compared.replace(found if wanted is exp.Any else exp.Not(this=found))
 
 
 def split_row_equalities(tree: exp.Expr) -> None:
@@ -23,6 +35,38 @@ def _row(value: exp.Expr) -> list[exp.Expr]:
     value = value.unnest()
     named = isinstance(value, exp.Anonymous) and value.name.upper() == "ROW"
     return value.expressions if named or isinstance(value, exp.Tuple) else []
+
+
+def name_ordinality(tree: exp.Expr) -> None:
+    """`WITH ORDINALITY AS t(item)` has a second column, `ordinality`."""
+    for source in tree.find_all(exp.Unnest, exp.Lateral, exp.Table):
+        inner = source.this if isinstance(source, exp.Lateral) and isinstance(source.this, exp.Unnest) else source
+        alias = source.args.get("alias")
+        counted = inner.args.get("offset") or inner.args.get("ordinality")
+        if (
+            counted
+            and alias is not None
+            and source.alias_column_names
+            and "ordinality" not in source.alias_column_names
+        ):
+            alias.append("columns", exp.to_identifier("ordinality"))
+
+
+_QUOTED: Final = (
+    r"""--[^\n]*|/\*.*?\*/|(?<!\w)[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|(?P<tag>\$\w*\$).*?(?P=tag)"""
+)
+_OPERATOR: Final = re.compile(rf"(?:{_QUOTED})|(?P<operator>[-+*/<>=~!@#%^&|`?]+)", re.DOTALL)
+_UNREAD: Final = frozenset("<<= >>= &&& <<| |>> &<| |&> ~= ?# ?|| ## <#> ~>~ ~<~ ~>=~ ~<=~".split())
+"""Operators of PostgreSQL and its extensions that sqlglot does not read as they stand."""
+
+
+def readable(sql: str) -> str:
+    """The SELECT with `OPERATOR(<<=)` in the place of `<<=` and others like it, which means the same."""
+
+    def spelt(found: re.Match[str]) -> str:
+        return f" OPERATOR({found[0]}) " if found["operator"] in _UNREAD else found[0]
+
+    return _OPERATOR.sub(spelt, sql)
 
 
 def qualify_function_aliases(tree: exp.Expr, catalog: Catalog) -> None:

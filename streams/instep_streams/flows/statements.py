@@ -15,6 +15,8 @@ from instep_streams.flows.layout import Share
 
 _ROW: Final = quote("*instep*")
 """Alias of the user's SELECT: a name that an output column cannot have by accident."""
+_KEYS: Final = quote("*keys*")
+"""The wanted anchors: a name that no table of the user's SELECT has, which is read beside it."""
 _SEED: Final = 0
 _ALL: Final = Share()
 
@@ -25,11 +27,11 @@ def key_texts(names: Sequence[str], alias: str) -> str:
 
 
 def _given(plan: Plan, types: dict[str, str]) -> str:
-    """The wanted anchors as CTE `k`: one text[] parameter per anchor column."""
+    """The wanted anchors as a CTE: one text[] parameter per anchor column."""
     typed = ", ".join(f"c{i}::{types[name]} AS k{i}" for i, name in enumerate(plan.anchor))
     arrays = ", ".join(f"{GIVEN}::text[]" for _ in plan.anchor)
     columns = ", ".join(f"c{i}" for i in range(len(plan.anchor)))
-    return f"k AS MATERIALIZED (SELECT DISTINCT {typed} FROM unnest({arrays}) AS u({columns}))"
+    return f"{_KEYS} AS MATERIALIZED (SELECT DISTINCT {typed} FROM unnest({arrays}) AS u({columns}))"
 
 
 def _of_key(plan: Plan) -> str:
@@ -43,15 +45,16 @@ def _rows(plan: Plan) -> str:
     keys = ", ".join(f"{_ROW}.{quote(name)}" for name in plan.flow.key)
     named = " AND ".join(f"{_ROW}.{quote(name)} IS NOT NULL" for name in plan.flow.key)
     return (
-        f"SELECT {keys}, row_to_json({_ROW})::text AS doc, hashtextextended(row_to_json({_ROW})::text, {_SEED}) AS h"
-        f" FROM k CROSS JOIN {_of_key(plan)} WHERE {named}"
+        f'SELECT {keys}, row_to_json({_ROW})::text AS "*doc",'
+        f' hashtextextended(row_to_json({_ROW})::text, {_SEED}) AS "*h"'
+        f" FROM {_KEYS} AS k CROSS JOIN {_of_key(plan)} WHERE {named}"
     )
 
 
 def anchors_sql(plan: Plan, types: dict[str, str]) -> str:
     """Key texts, document and hash of every row of the anchors given as one text[] parameter each."""
     texts = key_texts(plan.flow.key, "x")
-    return f"WITH {_given(plan, types)} SELECT {texts}, doc, h FROM ({_rows(plan)}) x"
+    return f'WITH {_given(plan, types)} SELECT {texts}, "*doc", "*h" FROM ({_rows(plan)}) x'
 
 
 def lookup_sql(plan: Plan, types: dict[str, str], out: str) -> bytes:
@@ -70,15 +73,17 @@ def _single_sql(plan: Plan, types: dict[str, str], out: str) -> str:
     own = ", ".join(f"coalesce({_ROW}.{quote(name)}, k.k{at[name]}) AS {quote(name)}" for name in plan.flow.key)
     first = f"{_ROW}.{quote(plan.anchor[0])}"
     last = " AND ".join(f"o.{quote(name)} = k.k{i}" for i, name in enumerate(plan.anchor))
-    hashed = f"SELECT *, hashtextextended(doc, {_SEED}) AS h FROM e"
+    hashed = f'SELECT *, hashtextextended("*doc", {_SEED}) AS "*h" FROM e'
     return f"""WITH {_given(plan, types)},
-e AS MATERIALIZED (SELECT {own}, CASE WHEN {first} IS NOT NULL THEN row_to_json({_ROW})::text END AS doc, o.h AS oh
-  FROM k LEFT JOIN {_of_key(plan)} ON true
-  LEFT JOIN LATERAL (SELECT "*h" AS h FROM {out} o WHERE {last} OFFSET 0) AS o ON true),
-ch AS MATERIALIZED (SELECT * FROM ({hashed}) AS z WHERE h IS DISTINCT FROM oh),
-up AS (INSERT INTO {out} ({keys}, "*h", "*batch") SELECT {keys}, h, {GIVEN}::int8 FROM ch
+e AS MATERIALIZED (SELECT {own}, o."*h" AS "*oh",
+    CASE WHEN {first} IS NOT NULL THEN row_to_json({_ROW})::text END AS "*doc"
+  FROM {_KEYS} AS k LEFT JOIN {_of_key(plan)} ON true
+  LEFT JOIN LATERAL (SELECT "*h" FROM {out} o WHERE {last} OFFSET 0) AS o ON true),
+ch AS MATERIALIZED (SELECT * FROM ({hashed}) AS z WHERE "*h" IS DISTINCT FROM "*oh"),
+up AS (INSERT INTO {out} ({keys}, "*h", "*batch") SELECT {keys}, "*h", {GIVEN}::int8 FROM ch
   ON CONFLICT ({keys}) DO UPDATE SET "*h" = EXCLUDED."*h", "*batch" = EXCLUDED."*batch")
-SELECT {key_texts(plan.flow.key, "ch")}, doc, h, (SELECT count(*) FROM e) > (SELECT count(*) FROM k) FROM ch"""
+SELECT {key_texts(plan.flow.key, "ch")}, "*doc", "*h", (SELECT count(*) FROM e) > (SELECT count(*) FROM {_KEYS})
+FROM ch"""
 
 
 def _several_sql(plan: Plan, types: dict[str, str], out: str) -> str:
@@ -90,15 +95,15 @@ def _several_sql(plan: Plan, types: dict[str, str], out: str) -> str:
     gone = ", ".join(f"o.{quote(name)}" for name in plan.flow.key)
     return f"""WITH {_given(plan, types)},
 x AS MATERIALIZED ({_rows(plan)}),
-e AS MATERIALIZED (SELECT x.*, o.h AS oh FROM x
-  LEFT JOIN LATERAL (SELECT "*h" AS h FROM {out} o WHERE {last} OFFSET 0) AS o ON true),
-ch AS MATERIALIZED (SELECT * FROM e WHERE h IS DISTINCT FROM oh),
-up AS (INSERT INTO {out} ({keys}, "*h", "*batch") SELECT {keys}, h, {GIVEN}::int8 FROM ch
+e AS MATERIALIZED (SELECT x.*, o."*h" AS "*oh" FROM x
+  LEFT JOIN LATERAL (SELECT "*h" FROM {out} o WHERE {last} OFFSET 0) AS o ON true),
+ch AS MATERIALIZED (SELECT * FROM e WHERE "*h" IS DISTINCT FROM "*oh"),
+up AS (INSERT INTO {out} ({keys}, "*h", "*batch") SELECT {keys}, "*h", {GIVEN}::int8 FROM ch
   ON CONFLICT ({keys}) DO UPDATE SET "*h" = EXCLUDED."*h", "*batch" = EXCLUDED."*batch"),
-gone AS (UPDATE {out} o SET "*h" = NULL, "*batch" = {GIVEN}::int8 FROM k WHERE {mine} AND o."*h" IS NOT NULL
+gone AS (UPDATE {out} o SET "*h" = NULL, "*batch" = {GIVEN}::int8 FROM {_KEYS} AS k WHERE {mine} AND o."*h" IS NOT NULL
   AND NOT EXISTS (SELECT FROM e WHERE {there}) RETURNING {gone}),
 twice AS (SELECT count(*) > count(DISTINCT ({keys})) AS found FROM e)
-SELECT {key_texts(plan.flow.key, "ch")}, doc, h, (SELECT found FROM twice) FROM ch
+SELECT {key_texts(plan.flow.key, "ch")}, "*doc", "*h", (SELECT found FROM twice) FROM ch
 UNION ALL SELECT {key_texts(plan.flow.key, "gone")}, NULL, NULL, (SELECT found FROM twice) FROM gone"""
 
 

@@ -115,9 +115,14 @@ class Tables(Mapping[str, Table]):
         return True
 
     def _storable(self, table: Table) -> Table:
-        """With text in place of types that this database does not have (an extension's): no flow may read those."""
+        """With text in place of types that this database does not have (an extension's): no flow may read those.
+
+        A domain over an enum is held as the enum: PostgreSQL has no `=` for such a domain.
+        """
         columns = []
         for each in table.columns:
+            if each.of_enum and each.base is not None:
+                each = replace(each, sql_type=each.base + each.sql_type[len(_ARRAY.sub("", each.sql_type)) :])
             known = self._knows(each.sql_type)
             columns.append(each if known else replace(each, sql_type="text", foreign=each.sql_type))
         return replace(table, columns=tuple(columns))

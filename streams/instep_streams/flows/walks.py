@@ -7,10 +7,11 @@ first row that differs before and after. All before it is unchanged, hence still
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from instep.errors import FlowError
 from instep_streams.flows.blocks import Node
 from instep_streams.flows.catalog import GIVEN, Table, quote
 from instep_streams.flows.edges import Edge
@@ -55,8 +56,8 @@ class Walk:
     via: tuple[str, ...] = ()
 
 
-def tree(root: Node, nodes: Sequence[Node], edges: Iterable[Edge]) -> dict[Node, tuple[Link, ...]]:
-    """For each node the cheapest links towards the root (several where a UNION lies between).
+def tree(roots: Iterable[Node], nodes: Sequence[Node], edges: Iterable[Edge]) -> dict[Node, tuple[Link, ...]]:
+    """For each node the cheapest links towards a root (several where a UNION lies between).
 
     Raises:
         FlowError: UNLINKED, naming the first table that no edge reaches.
@@ -64,7 +65,7 @@ def tree(root: Node, nodes: Sequence[Node], edges: Iterable[Edge]) -> dict[Node,
     options: dict[Node, list[tuple[Link, ...]]] = defaultdict(list)
     for to, links in _options(edges):
         options[to].append(links)
-    cost, found = {root: 0}, dict[Node, tuple[Link, ...]]()
+    cost, found = dict.fromkeys(roots, 0), dict[Node, tuple[Link, ...]]()
     while len(cost) <= len(nodes):
         reachable = [
             (max(cost[link.parent] + link.cost() for link in links), to.id, to, links)
@@ -80,15 +81,24 @@ def tree(root: Node, nodes: Sequence[Node], edges: Iterable[Edge]) -> dict[Node,
     return found
 
 
-def require_all(nodes: Iterable[Node], reached: set[Node]) -> None:
+def require_all(nodes: Iterable[Node], reached: set[Node], stopped: Mapping[Node, FlowError]) -> None:
     """Every table occurrence is reached from some root.
+
+    Args:
+        nodes: all of them.
+        reached: those that are.
+        stopped: why an equality does not lead on to some.
 
     Raises:
         FlowError: UNLINKED.
     """
     for node in nodes:
         if node not in reached:
-            raise refuse("UNLINKED", f'Table "{node.table.id}" (alias "{node.alias}")')
+            clause, why = f'Table "{node.table.id}" (alias "{node.alias}")', stopped.get(node)
+            if why is None:
+                raise refuse("UNLINKED", clause)
+            detail = f"an equality leads to its derived table, not into it ({why.code}): {why.cause.rstrip('.')}"
+            raise refuse("UNLINKED", clause, detail, why.remedy)
 
 
 def _options(edges: Iterable[Edge]) -> Iterator[tuple[Node, tuple[Link, ...]]]:
@@ -108,24 +118,24 @@ def _rank(table: Table, column: str) -> tuple[int, str]:
     return (table.key.index(column) if column in table.key else len(table.key), column)
 
 
-def paths(node: Node, root: Node, links: dict[Node, tuple[Link, ...]]) -> list[Path]:
-    """Every way from a node to the root.
+def paths(node: Node, roots: Collection[Node], links: dict[Node, tuple[Link, ...]]) -> list[Path]:
+    """Every way from a node to a root.
 
     Raises:
         FlowError: SHAPE for more than 32.
     """
-    found = list(_paths(node, root, links))
+    found = list(_paths(node, roots, links))
     if len(found) > _MOST_PATHS:
         raise refuse("SHAPE", f'Table "{node.table.id}"', "too many UNION branches lead to it", "Split the flow.")
     return found
 
 
-def _paths(node: Node, root: Node, links: dict[Node, tuple[Link, ...]]) -> Iterator[Path]:
-    if node is root:
+def _paths(node: Node, roots: Collection[Node], links: dict[Node, tuple[Link, ...]]) -> Iterator[Path]:
+    if node in roots:
         yield ()
         return
     for link in links[node]:
-        for rest in _paths(link.parent, root, links):
+        for rest in _paths(link.parent, roots, links):
             yield ((node, link), *rest)
 
 

@@ -25,7 +25,7 @@ class Shop:
         size: of the domain of integer keys.
 
     Attributes:
-        done: statements that went through, per table id.
+        done: rows that statements changed, per table id.
         refused: the last refusal, per table id.
     """
 
@@ -73,11 +73,8 @@ class Shop:
     def _try(self, table: Table, *, insert: bool) -> None:
         try:
             with self._store.conn.transaction():
-                if insert:
-                    self._insert(table)
-                else:
-                    self._statement(table)
-            self.done[table.id] += 1
+                changed = self._insert(table) if insert else self._statement(table)
+            self.done[table.id] += changed
         except psycopg.Error as exc:
             self._refused(table, exc)
 
@@ -86,39 +83,41 @@ class Shop:
             raise exc
         self.refused[table.id] = (exc.diag.message_primary or str(exc)).splitlines()[0]
 
-    def _statement(self, table: Table) -> None:
+    def _statement(self, table: Table) -> int:
         chance = self._rnd.random()
         if chance < 0.001:
             self._store.conn.execute(f"TRUNCATE {table.sql} CASCADE".encode())
-        elif chance < 0.15:
-            self._delete(table)
-        elif chance < 0.5:
-            self._update(table)
-        else:
-            self._insert(table)
+            return 0
+        if chance < 0.15:
+            return self._delete(table)
+        if chance < 0.5:
+            return self._update(table)
+        return self._insert(table)
 
     def _pick(self, table: Table) -> tuple[str, ...] | None:
         keys = ", ".join(f"({quote(name)})::text" for name in table.key)
         rows = self._store.conn.execute(f"SELECT {keys} FROM {table.sql} ORDER BY {keys}".encode()).fetchall()
         return self._rnd.choice(rows) if rows else None
 
-    def _delete(self, table: Table) -> None:
+    def _delete(self, table: Table) -> int:
         key = self._pick(table)
-        if key is not None:
-            self._store.conn.execute(f"DELETE FROM {table.sql.replace('%', '%%')} WHERE {_match(table)}".encode(), key)
+        if key is None:
+            return 0
+        sql = f"DELETE FROM {table.sql.replace('%', '%%')} WHERE {_match(table)}"
+        return self._store.conn.execute(sql.encode(), key).rowcount
 
-    def _update(self, table: Table) -> None:
+    def _update(self, table: Table) -> int:
         key = self._pick(table)
         values = {n: v for n, v in self._row(table).items() if (table.id, n) not in self._store.always}
         names = [name for name in values if name not in table.key or self._rnd.random() < 0.15]
         if key is None or not names:
-            return
+            return 0
         chosen = self._rnd.sample(names, self._rnd.randint(1, len(names)))
         sets = ", ".join(f"{_escaped(name)} = %s::text::{_type(table, name)}" for name in chosen)
         sql = f"UPDATE {table.sql.replace('%', '%%')} SET {sets} WHERE {_match(table)}"
-        self._store.conn.execute(sql.encode(), [*(values[name] for name in chosen), *key])
+        return self._store.conn.execute(sql.encode(), [*(values[name] for name in chosen), *key]).rowcount
 
-    def _insert(self, table: Table) -> None:
+    def _insert(self, table: Table) -> int:
         values = self._row(table)
         for name in list(values):
             if (table.id, name) in self._store.defaults and self._rnd.random() < 0.2:
@@ -127,7 +126,7 @@ class Shop:
         given = ", ".join(f"%s::text::{_type(table, name)}" for name in values)
         row = f"({names}) OVERRIDING SYSTEM VALUE VALUES ({given})" if values else "DEFAULT VALUES"
         sql = f"INSERT INTO {table.sql.replace('%', '%%')} {row}"
-        self._store.conn.execute(sql.encode(), list(values.values()))
+        return self._store.conn.execute(sql.encode(), list(values.values())).rowcount
 
     def _row(self, table: Table) -> dict[str, str | None]:
         found: dict[str, str | None] = {}

@@ -22,17 +22,23 @@ CREATE TABLE difftest.log (pos bigserial PRIMARY KEY, xid xid8 NOT NULL DEFAULT 
     tbl text NOT NULL, op text NOT NULL, old text[], new text[]);
 """
 _COLUMNS = """
-SELECT n.nspname, c.relname, a.attname, a.attnotnull OR t.typnotnull, format_type(a.atttypid, a.atttypmod),
+SELECT n.nspname, c.relname, a.attname, a.attnotnull OR t.typtype = 'd' AND d.not_null,
+    format_type(a.atttypid, a.atttypmod),
     ARRAY(SELECT enumlabel::text FROM pg_enum
-        WHERE enumtypid IN (t.oid, e.oid, t.typbasetype, e.typbasetype) ORDER BY enumsortorder),
-    CASE 'd' WHEN t.typtype THEN format_type(t.typbasetype, t.typtypmod)
-        WHEN e.typtype THEN format_type(e.typbasetype, e.typtypmod) END,
+        WHERE enumtypid IN (t.oid, e.oid, d.base) ORDER BY enumsortorder), format_type(d.base, d.modifier),
     a.attgenerated <> '', a.attidentity = 'a', a.atthasdef OR a.attidentity <> '',
     EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c' AND a.attnum = ANY(k.conkey))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v'
 JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
+LEFT JOIN LATERAL (
+    WITH RECURSIVE domains AS (
+        SELECT s.*, 1 AS depth FROM pg_type s WHERE s.typtype = 'd' AND s.oid IN (t.oid, e.oid)
+        UNION ALL SELECT s.*, depth + 1 FROM domains JOIN pg_type s ON s.oid = domains.typbasetype AND s.typtype = 'd')
+    SELECT (array_agg(typbasetype ORDER BY depth DESC))[1] AS base,
+        (array_agg(typtypmod ORDER BY depth DESC))[1] AS modifier, bool_or(typnotnull) AS not_null
+    FROM domains) d ON true
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND NOT c.relispartition
     AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'difftest')
 ORDER BY n.nspname, c.relname, a.attnum"""

@@ -10,6 +10,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from psycopg import Connection
+from psycopg.errors import FeatureNotSupported
 from tests.streams.flows.difftest.patterns import texts
 
 from instep_streams.flows.catalog import Column, Table
@@ -27,20 +28,22 @@ _BY_TYPE: dict[str, tuple[str, ...]] = {
     "integer": _SMALL,
     "bigint": _SMALL,
     "numeric": _NUMBERS,
-    "real": ("0", "1.5", "-2.25", "0.1"),
-    "double precision": ("0", "1.5", "-2.25", "0.1", "1e20"),
-    "money": ("1.00", "2.50"),
+    "real": ("0", "1.5", "-2.25", "0.1", "-0", "3", "7.5"),
+    "double precision": ("0", "1.5", "-2.25", "0.1", "1e20", "-0", "3", "7.5"),
+    "money": ("1.00", "2.50", "0", "-3.00", "99.99", "12.30"),
     "boolean": ("true", "false"),
     "uuid": tuple(f"00000000-0000-4000-8000-00000000000{i}" for i in range(10)),
     "date": tuple(each[:10] for each in _TIMES),
     "timestamp with time zone": _TIMES,
     "timestamp without time zone": tuple(each[:16] for each in _TIMES),
-    "time without time zone": tuple(each[11:16] for each in _TIMES),
+    "time without time zone": (*(each[11:16] for each in _TIMES), "08:15", "12:00", "18:45:30", "00:30"),
     "interval": ("1 mon", "30 days", "1 day 02:00", "-3 hours"),
     "json": _DOCUMENTS,
     "jsonb": _DOCUMENTS,
-    "bytea": ("\\x", "\\x00ff", "\\x616263"),
-    "inet": ("10.0.0.1", "10.0.0.0/8"),
+    "bytea": ("\\x", "\\x00ff", "\\x616263", "\\x01", "\\x02", "\\x03", "\\xff00"),
+    "inet": ("10.0.0.1", "10.0.0.0/8", "10.0.0.2", "192.168.1.7", "192.168.1.7/24", "2001:db8::1", "10.0.0.0/16"),
+    "cidr": ("10.0.0.0/8", "192.168.1.0/24", "10.0.0.0/16", "2001:db8::/32", "10.0.0.1/32"),
+    "macaddr": tuple(f"08:00:2b:01:02:{i:02}" for i in range(9)),
     "text": _TEXTS,
     "character varying": _TEXTS,
     "character": _TEXTS,
@@ -97,7 +100,10 @@ class Values:
             general = self._valid(sql_type, column.labels or _BY_TYPE.get(kind, ()))
             if not general:
                 general = self._valid(sql_type, (*_ANY, *_TEXTS, *_TIMES, *_DOCUMENTS, *_SMALL, *_NUMBERS))
-            mentioned = self._valid(column.sql_type, self._mentioned(column, kind))
+            texts = self._mentioned(column, kind)
+            mentioned = self._valid(column.sql_type, texts)
+            if kind in ("json", "jsonb"):
+                mentioned, general = _documents(texts, mentioned, general)
             known = self._pools[table.id, column.name] = (mentioned, general)
         return known
 
@@ -114,11 +120,13 @@ class Values:
         return list(dict.fromkeys(found))
 
     def _valid(self, sql_type: str, texts: Iterable[str]) -> list[str]:
-        rows = self._conn.execute(
-            "SELECT t FROM unnest(%s::text[]) WITH ORDINALITY AS u(t, o) WHERE pg_input_is_valid(t, %s) ORDER BY o",
-            (list(texts), sql_type),
-        )
-        return [str(row[0]) for row in rows.fetchall()]
+        sql = "SELECT t FROM unnest(%s::text[]) WITH ORDINALITY AS u(t, o) WHERE pg_input_is_valid(t, %s) ORDER BY o"
+        try:
+            with self._conn.transaction():
+                rows = self._conn.execute(sql, (list(texts), sql_type)).fetchall()
+        except FeatureNotSupported:  # xml, where the server was built without it
+            return []
+        return [str(row[0]) for row in rows]
 
 
 def _around(number: str) -> list[str]:
@@ -127,6 +135,19 @@ def _around(number: str) -> list[str]:
     except InvalidOperation:
         return []
     return [number, str(value + 1), str(value - 1)] if abs(value) < 10**6 else [number]
+
+
+def _documents(texts: list[str], mentioned: list[str], general: list[str]) -> tuple[list[str], list[str]]:
+    """Documents with the keys that are mentioned; only arrays where an empty one is the default, or only objects."""
+    words = [each for each in texts if re.fullmatch(r"[A-Za-z_]\w*", each)]
+    objects = [json.dumps({word: value}) for word in words for value in ("a", "b", 3)]
+    objects += [json.dumps(dict(zip(words, ("c", 2, True), strict=False)))] if words else []
+    if "[]" in mentioned:
+        arrays = [f"[{first}]" for first in objects] + [f"[{objects[0]}, {objects[-1]}]"] if objects else ["[1, 2]"]
+        return [], ["[]", *arrays]
+    if "{}" in mentioned:
+        general = [each for each in general if each.startswith("{")]
+    return [], [*general, *objects, *mentioned]
 
 
 def _bare(sql_type: str) -> str:

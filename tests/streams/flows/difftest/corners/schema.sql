@@ -68,3 +68,6 @@ COPY hr.person (id, name, team_id, boss_id) FROM stdin;
 
 CREATE TABLE parent (id int PRIMARY KEY, a text);
 CREATE TABLE child (b int, PRIMARY KEY (id)) INHERITS (parent);
+CREATE TABLE k (k int PRIMARY KEY, doc text, h int);
+CREATE DOMAIN hr.score AS hr.percent;
+CREATE TABLE rated (id int PRIMARY KEY, h int, score hr.score, mood hr.state, net inet, names text[], extra jsonb NOT NULL DEFAULT '{}');

@@ -1,0 +1,4 @@
+/* instep
+key = "mood"
+*/
+SELECT mood, count(*) AS n FROM rated GROUP BY mood
