@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from contextlib import chdir
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +24,7 @@ class TranscoderHook(BuildHookInterface[Any]):
         if os.environ.get("INSTEP_PURE", "0") not in ("", "0"):
             return
         try:
-            with chdir(self.root):
+            with chdir(self.root), warnings.catch_warnings(action="ignore"):  # of old ways in others' code
                 built = compiled()
         except (Exception, SystemExit) as exc:  # whatever is missing: an optional part ends no installation
             reason = " ".join(str(exc).split()) or type(exc).__name__
@@ -40,17 +41,17 @@ def compiled() -> Path:
     Raises:
         Exception: Cython, setuptools or a C compiler is missing, or fails.
     """
+    import setuptools.command.build_ext  # before Cython: it brings the distutils that Cython asks for
     from Cython.Build import cythonize
-    from setuptools import Extension
-    from setuptools.command.build_ext import build_ext
-    from setuptools.dist import Distribution
 
     options = [] if sys.platform == "win32" else ["-O2", "-g0"]
     with TemporaryDirectory() as folder:
-        extension = Extension(MODULE, [str(SOURCE)], extra_compile_args=options)
+        extension = setuptools.Extension(MODULE, [str(SOURCE)], extra_compile_args=options)
         build: Any = cythonize  # it has no types
         modules = build([extension], build_dir=folder, include_path=["schemas"], quiet=True)
-        command = build_ext(Distribution({"name": "instep", "ext_modules": modules}))
+        command = setuptools.command.build_ext.build_ext(
+            setuptools.Distribution({"name": "instep", "ext_modules": modules})
+        )
         command.build_temp, command.build_lib = folder, "schemas"
         command.ensure_finalized()
         command.run()

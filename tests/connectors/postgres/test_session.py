@@ -3,7 +3,9 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 from contextlib import closing
+from typing import Any
 
 import psycopg
 import pytest
@@ -115,6 +117,7 @@ def test_others_have_their_turn_while_a_large_transaction_is_put_aside_and_while
             assert new is not None
             replication.start("test_turns", new.lsn, "p", Streamed())
             conn.execute("INSERT INTO public.t SELECT generate_series(1, 5000)")
+            _await_sent(conn)
             kinds = [b""]
             while kinds[-1] != b"C":
                 frame = _next(replication)
@@ -157,6 +160,15 @@ def test_a_connection_that_fell_silent_is_given_up(postgres: PostgresForTests, m
         finally:
             os.kill(row[0], signal.SIGCONT)
             replication.close()
+
+
+def _await_sent(conn: psycopg.Connection[Any]) -> None:
+    """Wait until all that is committed has been sent: from then on no frame lets its reader wait."""
+    here = conn.execute("SELECT pg_current_wal_lsn()").fetchone()
+    sent = "SELECT bool_or(sent_lsn >= %s) FROM pg_stat_replication WHERE application_name = 'test'"
+    deadline = time.monotonic() + 30
+    while conn.execute(sent, here).fetchone() != (True,):
+        assert time.monotonic() < deadline, "the store does not send"
 
 
 def _next(replication: ReplicationConnection) -> bytes | Keepalive:
