@@ -16,6 +16,7 @@ from tests.fixtures.postgres import PostgresForTests
 from instep.settings import KafkaSettings, Settings, TargetSettings
 from instep_ops.assemble import programs
 from instep_ops.cli.options import open_running
+from instep_ops.embedded import Tryton
 from instep_ops.embedded.ports import free_port
 from instep_ops.supervisor import Program, Supervisor
 from instep_ops.verify import verify
@@ -78,6 +79,13 @@ class Whole:
         with psycopg.connect(self.store) as conn:
             for statement in statements:
                 conn.execute(statement.encode())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fresh_crm(tryton_server: Tryton) -> None:
+    """A CRM that does not still work on what killed and refused callers of other tests have asked it."""
+    tryton_server.stop()
+    tryton_server.start()
 
 
 @pytest.fixture

@@ -65,9 +65,11 @@ def test_everything_right_is_said_check_by_check(make_shop: MakeShop) -> None:
     with shop.capturing():
         until(lambda: status(shop.settings, shop.name)["slot"]["active_pid"])
         assert failed(shop) == []
+        # the server's other databases write, too: what they wrote is passed by and by
+        until(lambda: status(shop.settings, shop.name)["lag_bytes"] < 100_000, what="the slot follows")
         now = status(shop.settings, shop.name)
     assert now["slot"]["name"] == shop.slot
-    assert now["journal"]["more"] is False and now["lag_bytes"] < 100_000 and now["lag_seconds"] == 0.0
+    assert now["journal"]["more"] is False and now["lag_seconds"] == 0.0
 
 
 def test_wrong_password(make_shop: MakeShop, postgres: PostgresForTests, kafka: KafkaSettings) -> None:
