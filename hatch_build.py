@@ -1,4 +1,4 @@
-"""Builds the compiled transcoder into the wheel, or in place for an editable install; without a compiler nothing."""
+"""Builds the compiled modules into the wheel, or in place for an editable install; without a compiler nothing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path("schemas", "instep_schemas", "_transcode.pyx")
-MODULE = "instep_schemas._transcode"
+MODULES = ("_transcode", "_changes", "_documents")
+"""Of `instep_schemas`."""
 
 
-class TranscoderHook(BuildHookInterface[Any]):
-    """Hatchling's hook; Instep without the module does the same in pure Python."""
+class CompilingHook(BuildHookInterface[Any]):
+    """Hatchling's hook; Instep without the modules does the same in pure Python."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and take what was made into the wheel."""
@@ -28,15 +28,15 @@ class TranscoderHook(BuildHookInterface[Any]):
                 built = compiled()
         except (Exception, SystemExit) as exc:  # whatever is missing: an optional part ends no installation
             reason = " ".join(str(exc).split()) or type(exc).__name__
-            self.app.display_warning(f"instep: the transcoder stays pure Python, which does the same: {reason}")
+            self.app.display_warning(f"instep: everything stays pure Python, which does the same: {reason}")
             return
-        build_data["artifacts"].append(f"/{built.as_posix()}")
+        build_data["artifacts"] += [f"/{each.as_posix()}" for each in built]
         if version != "editable":
             build_data["pure_python"], build_data["infer_tag"] = False, True
 
 
-def compiled() -> Path:
-    """Make the module beside its source, and give its path.
+def compiled() -> list[Path]:
+    """Make the modules beside their sources, and give their paths.
 
     Raises:
         Exception: Cython, setuptools or a C compiler is missing, or fails.
@@ -45,14 +45,17 @@ def compiled() -> Path:
     from Cython.Build import cythonize
 
     options = [] if sys.platform == "win32" else ["-O2", "-g0"]
+    names = {f"instep_schemas.{each}": Path("schemas", "instep_schemas", f"{each}.pyx") for each in MODULES}
     with TemporaryDirectory() as folder:
-        extension = setuptools.Extension(MODULE, [str(SOURCE)], extra_compile_args=options)
+        extensions = [
+            setuptools.Extension(name, [str(source)], extra_compile_args=options) for name, source in names.items()
+        ]
         build: Any = cythonize  # it has no types
-        modules = build([extension], build_dir=folder, include_path=["schemas"], quiet=True)
+        modules = build(extensions, build_dir=folder, include_path=["schemas"], quiet=True)
         command = setuptools.command.build_ext.build_ext(
             setuptools.Distribution({"name": "instep", "ext_modules": modules})
         )
         command.build_temp, command.build_lib = folder, "schemas"
         command.ensure_finalized()
         command.run()
-        return Path(command.get_ext_fullpath(MODULE))
+        return [Path(command.get_ext_fullpath(each)) for each in names]

@@ -3,26 +3,20 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp
 
 from instep_schemas cimport _encoders as codecs
 from instep_schemas._encoders cimport MARGIN, Encode, Out, Text, varint, zigzag
+from instep_schemas._output cimport NONE, Piece, Written, begin, piece, put, release, room, taken
 
 cdef enum:
-    NONE = -1  # sizes of what is no text: null, or nothing at all
-    ABSENT = -2
+    ABSENT = -2  # the size of what was not sent, as `NONE`
     CONSTANT = -1  # the column of a step that has none
     NEAR_CELLS = 64  # as many are kept on the stack
-    NEAR_BYTES = 1024
-
-
-cdef struct Piece:
-    Text start
-    Py_ssize_t size
 
 
 cdef struct Step:
@@ -40,13 +34,6 @@ cdef struct Steps:
     Py_ssize_t count
 
 
-cdef struct Written:
-    Out start
-    Out at
-    Out end
-    unsigned char near[NEAR_BYTES]
-
-
 cdef Encode encoder_of(str kind):
     """The encoder in C of a codec's name; NULL: there is none."""
     names = (
@@ -59,15 +46,6 @@ cdef Encode encoder_of(str kind):
         codecs.zoned, codecs.bytea,
     ]
     return encoders[<Py_ssize_t>names.index(kind)] if kind in names else NULL
-
-
-cdef Piece piece(bytes content):
-    """Of an object that somebody else keeps."""
-    cdef Piece made
-    made.start, made.size = NULL, NONE
-    if content is not None:
-        made.start, made.size = <Text>PyBytes_AS_STRING(content), PyBytes_GET_SIZE(content)
-    return made
 
 
 cdef int fill(Steps* steps, list items, Py_ssize_t width) except -1:
@@ -90,39 +68,6 @@ cdef int fill(Steps* steps, list items, Py_ssize_t width) except -1:
         step.encode = encoder_of(kind)
         step.some, step.none, step.guard = piece(some), piece(none), piece(guard)
     return 0
-
-
-cdef int grow(Written* out, Py_ssize_t more) except -1:
-    cdef Py_ssize_t used = out.at - out.start
-    cdef Py_ssize_t size = 2 * (used + more)
-    cdef Out start = <Out>(PyMem_Malloc(size) if out.start == out.near else PyMem_Realloc(out.start, size))
-    if start == NULL:
-        raise MemoryError
-    if out.start == out.near:
-        memcpy(start, out.near, used)
-    out.start, out.at, out.end = start, start + used, start + size
-    return 0
-
-
-cdef inline int room(Written* out, Py_ssize_t more) except -1:
-    """See to it that so many bytes can be written."""
-    return grow(out, more) if out.end - out.at < more else 0
-
-
-cdef inline int put(Written* out, Piece content) except -1:
-    if content.size < 0:
-        raise TypeError("not bytes")
-    room(out, content.size)
-    memcpy(out.at, content.start, content.size)
-    out.at += content.size
-    return 0
-
-
-cdef bytes taken(Written* out):
-    """What was written; begin anew."""
-    content = PyBytes_FromStringAndSize(<char*>out.start, out.at - out.start)
-    out.at = out.start
-    return content
 
 
 cdef int read_message(data, Py_ssize_t at, Py_ssize_t width, Piece* cells) except -1:
@@ -250,8 +195,7 @@ cdef class Transcoder:
         cdef Piece near[NEAR_CELLS]
         cdef Piece* cells = near
         cdef Written out
-        out.start = out.at = out.near
-        out.end = out.start + NEAR_BYTES
+        begin(&out)
         if self._width > NEAR_CELLS:
             cells = <Piece*>PyMem_Malloc(self._width * sizeof(Piece))
             if cells == NULL:
@@ -272,8 +216,7 @@ cdef class Transcoder:
         finally:
             if cells != near:
                 PyMem_Free(cells)
-            if out.start != out.near:
-                PyMem_Free(out.start)
+            release(&out)
 
     cdef int _put_source(self, lsn, source, Written* out) except -1:
         """Write the source block, see `envelope.SourceBlock.spot`, and what stands between it and the time stamp."""

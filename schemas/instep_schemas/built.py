@@ -1,24 +1,25 @@
-"""The compiled module: whether it was built, and is wanted."""
+"""The compiled modules: whether they were built, and are wanted."""
 
 from __future__ import annotations
 
+import importlib
 import os
 from types import ModuleType
 from typing import Final
 
 PURE: Final = "INSTEP_PURE"
 """Environment variable: anything but nothing and `0` asks for Python alone."""
+TRANSCODE: Final = "_transcode"
 
 
-def module() -> ModuleType | None:
-    """`_transcode`; None where it was not built, or is not wanted."""
+def module(name: str = TRANSCODE) -> ModuleType | None:
+    """One of them; None where it was not built, or is not wanted."""
     if _pure():
         return None
     try:
-        from instep_schemas import _transcode
+        return importlib.import_module(f"instep_schemas.{name}")
     except ImportError:
         return None
-    return _transcode
 
 
 def told() -> str:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, NamedTuple
 
 from instep.change import Op, Row
+from instep_schemas import built
+from instep_schemas.changeprogram import program
 from instep_schemas.decodercode import SOURCE, Code
 from instep_schemas.keyjson import key_body
 from instep_schemas.wire import UNAVAILABLE
@@ -85,7 +87,9 @@ def compile_change_decoder(value_schema_text: str, unavailable: str = UNAVAILABL
     code.envelope(value_schema_text, image)
     code.add(" return OPS[op], after")
     decoder: ChangeDecoder = code.compile("decode")
-    return decoder
+    module = built.module("_changes")
+    compiled = None if module is None else program(expand(json.loads(value_schema_text)), unavailable)
+    return decoder if module is None or compiled is None else module.ChangeReader(FRAME, compiled, _OPS, decoder).read
 
 
 def decode_key(key_schema_text: str) -> KeyDecoder:

@@ -114,7 +114,7 @@ class Code:
             self.value(depth + 1, target, avro[branch])
             return
         kind, name = kind_of(avro)
-        if kind == "string" and name in _AS_IS:
+        if kind == "string" and name in AS_IS:
             self.text(depth, target)
         elif name == "io.debezium.time.ZonedTimestamp":
             self.string(depth, target)
@@ -248,8 +248,8 @@ class Code:
         elif kind in ("string", "bytes"):
             self._length(pad)
             self.add(f"{pad}p += n")
-        elif kind in _FIXED:
-            self.add(f"{pad}p += {_FIXED[kind]}")
+        elif kind in FIXED_SIZES:
+            self.add(f"{pad}p += {FIXED_SIZES[kind]}")
         elif kind == "record":
             self.add(f"{pad}pass")
             for field in avro["fields"]:
@@ -270,8 +270,9 @@ class Code:
         self.add(f"{pad} {counter}, p = more(d, p)")
 
 
-_FIXED: Final = {"boolean": 1, "float": 4, "double": 8, "null": 0}
-_AS_IS: Final = frozenset(
+FIXED_SIZES: Final = {"boolean": 1, "float": 4, "double": 8, "null": 0}
+"""Bytes of an Avro type that always has as many."""
+AS_IS: Final = frozenset(
     {
         "",
         "io.debezium.data.Json",

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from instep_schemas.civil import DAY_US, parse_date, parse_time
 from instep_schemas.generated import compiled
+from instep_schemas.values import twos_complement
 from instep_schemas.varint import LENGTH, SOME_LENGTH, counted, long, pack_double
 
 UNWRITTEN: Final = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, StopIteration)
@@ -142,8 +143,7 @@ def _decimal(some: bytes, scale: int, convert: Callable[[Any], bytes]) -> Write:
 
     def write(value: Any) -> bytes:
         if scale and type(value) is not int and value[-scale - 1 : -scale] == ".":
-            number = int(value[: -scale - 1] + value[-scale:])
-            content = number.to_bytes((number.bit_length() + 8) // 8, "big", signed=True)
+            content = twos_complement(int(value[: -scale - 1] + value[-scale:]))
         else:
             content = convert(value)
         return some + counted(content)

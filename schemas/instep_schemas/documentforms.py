@@ -11,6 +11,7 @@ from decimal import Context, Decimal
 from typing import Any, Final, NamedTuple
 
 from instep_schemas.civil import format_date, format_time, format_timestamp, parse_date, parse_time, parse_timestamp
+from instep_schemas.values import twos_complement
 from instep_schemas.wire import NoRoom
 
 _MODIFIER: Final = re.compile(r"\([^)]*\)")
@@ -94,8 +95,7 @@ def _decimal(precision: int, scale: int) -> Form:
     def encode(value: Any) -> bytes:
         if value == "NaN":
             raise NoRoom("NaN has no decimal form")
-        number = int(Decimal(value).scaleb(scale, _EXACT))
-        return number.to_bytes((number.bit_length() + 8) // 8, "big", signed=True)
+        return twos_complement(int(Decimal(value).scaleb(scale, _EXACT)))
 
     def decode(content: bytes) -> Decimal:
         return Decimal(int.from_bytes(content, "big", signed=True)).scaleb(-scale, _EXACT)

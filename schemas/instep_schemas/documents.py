@@ -21,6 +21,7 @@ import fastavro
 from instep.protocols import Fields, Key
 from instep_schemas.documentcode import UNWRITTEN, DocumentField, compile_document, compile_key
 from instep_schemas.documentforms import Form, Number, form_of, json_text, unmodified
+from instep_schemas.documentprogram import compiled_document
 from instep_schemas.wire import EXACT, NoRoom
 
 _INVALID: Final = re.compile(r"[^A-Za-z0-9_]")
@@ -126,14 +127,12 @@ class DocumentCodec:
         self._exact: str | None = next((field["name"] for field in schema["fields"] if EXACT in field), None)
         self._nullable = {field["name"] for field in schema["fields"] if isinstance(field["type"], list)}
         self._physical = fastavro.parse_schema(_physical(schema))
-        self._generated = compile_document(
-            [
-                DocumentField(column.name, _plain_type(column), form.avro, name in self._nullable, form.encode)
-                for (_, column), (name, _, form) in zip(self._columns, self._forms, strict=True)
-            ],
-            Number,
-            b"" if self._exact is None else b"\x00",  # no values without room
-        )
+        fields = [
+            DocumentField(column.name, _plain_type(column), form.avro, name in self._nullable, form.encode)
+            for (_, column), (name, _, form) in zip(self._columns, self._forms, strict=True)
+        ]
+        end = b"" if self._exact is None else b"\x00"  # no values without room
+        self._written = compiled_document(fields, Number, end) or compile_document(fields, Number, end)
 
     def encode(self, document: str) -> bytes:
         """The Avro body (unframed) of PostgreSQL's `row_to_json` text.
@@ -142,7 +141,7 @@ class DocumentCodec:
             Unencodable: a value that the column's Avro type cannot carry (of another type; in a key, one without room).
         """
         try:
-            return self._generated(document)
+            return self._written(document)
         except UNWRITTEN:
             return self._by_column(document)
 

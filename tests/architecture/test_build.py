@@ -1,4 +1,4 @@
-"""What an installation makes of the compiled module: a part of the wheel, or nothing and one line that says so."""
+"""What an installation makes of the compiled modules: a part of the wheel, or nothing and one line that says so."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def built(version: str = "standard") -> tuple[dict[str, Any], list[str]]:
     """What the hook decides, and what it says."""
     app: Any = App()
     nothing: Any = None
-    hook = hatch_build.TranscoderHook(str(ROOT), {}, nothing, nothing, "", "wheel", app)
+    hook = hatch_build.CompilingHook(str(ROOT), {}, nothing, nothing, "", "wheel", app)
     data: dict[str, Any] = {"artifacts": [], "pure_python": True, "infer_tag": False}
     hook.initialize(version, data)
     return data, app.said
@@ -38,8 +38,8 @@ def wanted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("version", ["standard", "editable"])
-def test_the_module_is_a_part_of_the_wheel(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hatch_build, "compiled", lambda: Path("schemas", "made.so"))
+def test_the_modules_are_a_part_of_the_wheel(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hatch_build, "compiled", lambda: [Path("schemas", "made.so")])
     data, said = built(version)
     own = version == "standard"  # the wheel of an editable install only points here
     assert data == {"artifacts": ["/schemas/made.so"], "pure_python": not own, "infer_tag": own}
