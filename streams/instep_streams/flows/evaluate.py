@@ -140,12 +140,14 @@ class Evaluation:
         values = [list(column) for column in zip(*anchors, strict=True)]
         if self._has_pending:
             self._conn.execute(query(self._forget_pending()), values)
-        numbers = [batch] if self._single else [batch, batch]
+        numbers = [batch] * (2 if self._single else 3)
         try:
             lookup = self._lookup if self._ready() else self._own
             rows = self._conn.execute(lookup, [*values, *numbers], prepare=True).fetchall()
-        except psycopg.errors.CardinalityViolation as exc:
-            if "ON CONFLICT" in (exc.diag.message_primary or ""):
+        except psycopg.errors.UniqueViolation:
+            raise self._not_unique() from None
+        except psycopg.errors.CardinalityViolation as exc:  # also of a scalar subquery of the SELECT's own
+            if "MERGE" in (exc.diag.message_primary or ""):
                 raise self._not_unique() from None
             raise
         if rows and rows[0][-1]:

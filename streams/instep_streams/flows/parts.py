@@ -114,7 +114,8 @@ class KeptPart:
         columns = ", ".join(quote(column.name) for column in self.part.columns)
         table = self.part.table.sql
         texts = ", ".join(f'(ch."*k{i}")::text' for i in count)
-        return f"""WITH {_KEYS} AS MATERIALIZED (SELECT DISTINCT {typed} FROM unnest({given}) AS u({names})),
+        wanted = f"SELECT DISTINCT {typed} FROM unnest({given}) AS u({names}) ORDER BY {keys}"
+        return f"""WITH {_KEYS} AS MATERIALIZED ({wanted}),
 n AS MATERIALIZED (SELECT k.*, {_ROW}.* FROM {_KEYS} AS k CROSS JOIN
   LATERAL (SELECT * FROM (\n{self.part.plan.sql}\n) AS q WHERE {of_row} OFFSET 0) AS {_ROW}),
 o AS MATERIALIZED (SELECT k.*, p.* FROM {_KEYS} AS k CROSS JOIN

@@ -27,11 +27,13 @@ def key_texts(names: Sequence[str], alias: str) -> str:
 
 
 def _given(plan: Plan, types: dict[str, str]) -> str:
-    """The wanted anchors as a CTE: one text[] parameter per anchor column."""
+    """The wanted anchors as a CTE: one text[] parameter per anchor column; in order, as indexes hold them."""
     typed = ", ".join(f"c{i}::{types[name]} AS k{i}" for i, name in enumerate(plan.anchor))
     arrays = ", ".join(f"{GIVEN}::text[]" for _ in plan.anchor)
     columns = ", ".join(f"c{i}" for i in range(len(plan.anchor)))
-    return f"{_KEYS} AS MATERIALIZED (SELECT DISTINCT {typed} FROM unnest({arrays}) AS u({columns}))"
+    order = ", ".join(f"k{i}" for i in range(len(plan.anchor)))
+    given = f"SELECT DISTINCT {typed} FROM unnest({arrays}) AS u({columns}) ORDER BY {order}"
+    return f"{_KEYS} AS MATERIALIZED ({given})"
 
 
 def _of_key(plan: Plan) -> str:
@@ -58,7 +60,7 @@ def anchors_sql(plan: Plan, types: dict[str, str]) -> str:
 
 
 def lookup_sql(plan: Plan, types: dict[str, str], out: str) -> bytes:
-    """Evaluate the anchors given as one text[] parameter each, then the batch number (once or twice).
+    """Evaluate the anchors given as one text[] parameter each, then the batch number (twice, or three times).
 
     Gives key texts, document or NULL, hash, and whether a key came twice.
     """
@@ -69,19 +71,12 @@ def lookup_sql(plan: Plan, types: dict[str, str], out: str) -> bytes:
 def _single_sql(plan: Plan, types: dict[str, str], out: str) -> str:
     """The anchor is the key: one pass, no row is a tombstone."""
     at = {name: i for i, name in enumerate(plan.anchor)}
-    keys = ", ".join(map(quote, plan.flow.key))
     own = ", ".join(f"coalesce({_ROW}.{quote(name)}, k.k{at[name]}) AS {quote(name)}" for name in plan.flow.key)
     first = f"{_ROW}.{quote(plan.anchor[0])}"
-    last = " AND ".join(f"o.{quote(name)} = k.k{i}" for i, name in enumerate(plan.anchor))
-    hashed = f'SELECT *, hashtextextended("*doc", {_SEED}) AS "*h" FROM e'
     return f"""WITH {_given(plan, types)},
-e AS MATERIALIZED (SELECT {own}, o."*h" AS "*oh",
-    CASE WHEN {first} IS NOT NULL THEN row_to_json({_ROW})::text END AS "*doc"
-  FROM {_KEYS} AS k LEFT JOIN {_of_key(plan)} ON true
-  LEFT JOIN LATERAL (SELECT "*h" FROM {out} o WHERE {last} OFFSET 0) AS o ON true),
-ch AS MATERIALIZED (SELECT * FROM ({hashed}) AS z WHERE "*h" IS DISTINCT FROM "*oh"),
-up AS (INSERT INTO {out} ({keys}, "*h", "*batch") SELECT {keys}, "*h", {GIVEN}::int8 FROM ch
-  ON CONFLICT ({keys}) DO UPDATE SET "*h" = EXCLUDED."*h", "*batch" = EXCLUDED."*batch")
+e AS MATERIALIZED (SELECT {own}, CASE WHEN {first} IS NOT NULL THEN row_to_json({_ROW})::text END AS "*doc"
+  FROM {_KEYS} AS k LEFT JOIN {_of_key(plan)} ON true),
+{_merged(plan, out, f'SELECT *, hashtextextended("*doc", {_SEED}) AS "*h" FROM e')}
 SELECT {key_texts(plan.flow.key, "ch")}, "*doc", "*h", (SELECT count(*) FROM e) > (SELECT count(*) FROM {_KEYS})
 FROM ch"""
 
@@ -89,22 +84,31 @@ FROM ch"""
 def _several_sql(plan: Plan, types: dict[str, str], out: str) -> str:
     """An anchor owns several keys: those that were emitted and have no row now are tombstones."""
     keys = ", ".join(map(quote, plan.flow.key))
-    last = " AND ".join(f"o.{quote(name)} = x.{quote(name)}" for name in plan.flow.key)
     mine = " AND ".join(f"o.{quote(name)} = k.k{i}" for i, name in enumerate(plan.anchor))
     there = " AND ".join(f"e.{quote(name)} = o.{quote(name)}" for name in plan.flow.key)
     gone = ", ".join(f"o.{quote(name)}" for name in plan.flow.key)
     return f"""WITH {_given(plan, types)},
-x AS MATERIALIZED ({_rows(plan)}),
-e AS MATERIALIZED (SELECT x.*, o."*h" AS "*oh" FROM x
-  LEFT JOIN LATERAL (SELECT "*h" FROM {out} o WHERE {last} OFFSET 0) AS o ON true),
-ch AS MATERIALIZED (SELECT * FROM e WHERE "*h" IS DISTINCT FROM "*oh"),
-up AS (INSERT INTO {out} ({keys}, "*h", "*batch") SELECT {keys}, "*h", {GIVEN}::int8 FROM ch
-  ON CONFLICT ({keys}) DO UPDATE SET "*h" = EXCLUDED."*h", "*batch" = EXCLUDED."*batch"),
+e AS MATERIALIZED ({_rows(plan)}),
+{_merged(plan, out, "SELECT * FROM e")},
 gone AS (UPDATE {out} o SET "*h" = NULL, "*batch" = {GIVEN}::int8 FROM {_KEYS} AS k WHERE {mine} AND o."*h" IS NOT NULL
   AND NOT EXISTS (SELECT FROM e WHERE {there}) RETURNING {gone}),
 twice AS (SELECT count(*) > count(DISTINCT ({keys})) AS found FROM e)
 SELECT {key_texts(plan.flow.key, "ch")}, "*doc", "*h", (SELECT found FROM twice) FROM ch
 UNION ALL SELECT {key_texts(plan.flow.key, "gone")}, NULL, NULL, (SELECT found FROM twice) FROM gone"""
+
+
+def _merged(plan: Plan, out: str, rows: str) -> str:
+    """Bring what was emitted up to date with `rows`; a CTE of those that differ from it; takes the batch number twice.
+
+    MERGE finds each key once; INSERT … ON CONFLICT behind a comparison would find it twice.
+    """
+    keys = ", ".join(map(quote, plan.flow.key))
+    same = " AND ".join(f"o.{quote(name)} = n.{quote(name)}" for name in plan.flow.key)
+    new = ", ".join(f"n.{quote(name)}" for name in plan.flow.key)
+    return f"""ch AS (MERGE INTO {out} AS o USING ({rows}) AS n ON {same}
+  WHEN MATCHED AND o."*h" IS DISTINCT FROM n."*h" THEN UPDATE SET "*h" = n."*h", "*batch" = {GIVEN}::int8
+  WHEN NOT MATCHED AND n."*h" IS NOT NULL THEN INSERT ({keys}, "*h", "*batch") VALUES ({new}, n."*h", {GIVEN}::int8)
+  RETURNING {new}, n."*doc", n."*h")"""
 
 
 def select_sql(plan: Plan) -> str:
