@@ -197,16 +197,21 @@ class Store:
         with self.conn.transaction(force_rollback=True):
             self.conn.execute("SET LOCAL session_replication_role = replica")
             for number, table in enumerate(self.tables.values()):
-                self.conn.execute(f"CREATE TEMPORARY TABLE difftest_{number} AS SELECT * FROM {_only(table)}".encode())
+                self.conn.execute(
+                    f'CREATE TEMPORARY TABLE difftest_{number} AS SELECT *, 0.0 AS "*at" FROM {_only(table)}'.encode()
+                )
                 self._unpartition(table)
-            for _ in range(_SHUFFLES):
+            for shuffle in range(_SHUFFLES):
                 self.conn.execute(f"TRUNCATE {names}".encode())
                 for number, table in enumerate(self.tables.values()):
                     given = [c.name for c in table.columns if (table.id, c.name) not in self.generated]
                     columns = ", ".join(map(quote, given))
+                    if shuffle % 2 == 0:  # the next one is its reverse: any two rows change places
+                        self.conn.execute(f'UPDATE difftest_{number} SET "*at" = random()'.encode())
+                    order = '"*at" DESC' if shuffle % 2 else '"*at"'
                     self.conn.execute(
                         f"INSERT INTO {table.sql} ({columns}) OVERRIDING SYSTEM VALUE"
-                        f" SELECT {columns} FROM difftest_{number} ORDER BY random()".encode()
+                        f" SELECT {columns} FROM difftest_{number} ORDER BY {order}".encode()
                     )
                 yield self.documents(sql)
 
