@@ -206,9 +206,10 @@ cdef object read_field(Field* field, Reading* reading, bytes data):
             return _absent
     if field.read != NULL:
         return field.read(field, reading)
-    found, at = (<object>field.reader)(data, reading.at - reading.start)
-    reading.at = reading.start + <Py_ssize_t>at
-    need(reading, 0)
+    found, end = (<object>field.reader)(data, reading.at - reading.start)
+    if not reading.at - reading.start <= <Py_ssize_t>end <= reading.end - reading.start:
+        raise ValueError("a value that ends outside of the record")
+    reading.at = reading.start + <Py_ssize_t>end
     return found
 
 

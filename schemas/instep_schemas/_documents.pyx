@@ -6,6 +6,7 @@ from cpython.bytes cimport PyBytes_CheckExact
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.math cimport isinf
 from libc.string cimport memchr, memcmp, memcpy
 
 from instep_schemas cimport _encoders as codecs
@@ -101,6 +102,11 @@ cdef Out boolean(Text start, Py_ssize_t size, int scale, Out out) noexcept:
     return out + 1
 
 
+cdef Out float8(Text start, Py_ssize_t size, int scale, Out out) noexcept:
+    cdef double number
+    return codecs.float8(start, size, scale, out) if codecs.real(start, size, &number) and not isinf(number) else NULL
+
+
 cdef Out moment(Text start, Py_ssize_t size, int scale, Out out) noexcept:
     """A timestamp in UTC or without a zone."""
     cdef codecs.int64_t day, clock
@@ -116,7 +122,7 @@ cdef Encode encoder_of(str kind):
     """The encoder of a field's kind; NULL: there is none."""
     names = ("text", "whole", "long", "digits", "boolean", "double", "decimal", "date", "time", "moment")
     cdef Encode* encoders = [
-        text, whole, codecs.integer, digits, boolean, codecs.float8, codecs.decimal, codecs.date, codecs.time_us, moment,
+        text, whole, codecs.integer, digits, boolean, float8, codecs.decimal, codecs.date, codecs.time_us, moment,
     ]
     return encoders[<Py_ssize_t>names.index(kind)] if kind in names else NULL
 
@@ -181,7 +187,7 @@ cdef int put_value(Field* field, Reading* reading, Written* out) except -1:
         out.at[0] = 0
         out.at += 1
         return 0
-    if field.encode == NULL or field.quoted != (start[0] == QUOTE):
+    if field.encode == NULL or field.quoted != (start[0] == QUOTE) or field.quoted != ((end - 1)[0] == QUOTE):
         return ask(field, start, end, out)
     room(out, end - start + MARGIN)
     at = out.at

@@ -10,6 +10,7 @@ from instep_schemas.decodercode import AS_IS, FIXED_SIZES, column_name
 from instep_schemas.mapping import Avro
 from instep_schemas.standins import kind_of
 from instep_schemas.texts import Reader, reader_of
+from instep_schemas.varint import counted
 from instep_schemas.wire import CIPHER
 
 VARINT, BYTES, FIXED, RECORD, UNION, ARRAY = range(6)
@@ -90,8 +91,9 @@ def _field(field: Mapping[str, Any], unavailable: str) -> Field:
         branch = 0 if avro[1] == "null" else 1
         avro, some = avro[branch], branch << 1
     kind = _kind(avro)
-    never = kind in ("number", "boolean", "zoned")
-    placeholder = None if never else standins.placeholder(avro, unavailable)
+    placeholder = None if kind in _NEVER_ABSENT else standins.placeholder(avro, unavailable)
+    if kind == "text":
+        placeholder = counted(unavailable.encode())
     scale = avro["scale"] if kind == "decimal" else 0
     return Field(column_name(field), kind, some, scale, placeholder, reader_of(avro))
 
@@ -105,6 +107,7 @@ def _kind(avro: Avro) -> str:
     return {"boolean": "boolean", "int": "number", "long": "number"}.get(kind, "") if not name else ""
 
 
+_NEVER_ABSENT: Final = frozenset({"number", "boolean", "zoned"})
 _MOST_DIGITS: Final = 20
 """Behind the point of a number of 64 bits."""
 

@@ -58,6 +58,6 @@ def _column(field: DocumentField, number: type[str]) -> Column:
     kind = _KINDS.get(field.type, "") if field.scale is None else "decimal"
     alone = compile_document([field], number)
     return Column(
-        f"{name}:".encode(), kind, field.scale or 0, kind in _QUOTED, field.optional,
+        f"{name}:".encode(), kind, field.scale or 0, kind in _QUOTED or field.type == "oid", field.optional,
         lambda value: alone(f"{{{name}:{value}}}"),
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from hypothesis import given
@@ -158,11 +158,16 @@ def test_moments(iso: str, text: str) -> None:
         assert read(data) == (Op.READ, {"z": text})
 
 
-@pytest.mark.parametrize("length", [-1, 2**40, 2**62])
-def test_lengths_beyond_the_record_are_no_lengths(length: int) -> None:
-    schema = envelope_schema([{"name": "t", "type": "string"}])
+BYTES: Final[Any] = ["string", "bytes", {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 0}]
+
+
+@pytest.mark.parametrize("length", [-1, -200, -(2**20), -(2**40), 2**40, 2**62])
+@pytest.mark.parametrize("avro", BYTES, ids=["string", "bytes", "decimal"])
+def test_lengths_beyond_the_record_are_no_lengths(length: int, avro: Any) -> None:
+    schema = envelope_schema([{"name": "t", "type": avro}, {"name": "b", "type": "boolean"}])
     source = {"lsn": 1, "ts_ms": 5, "extra": {}, "snapshot": None}
-    data = body(schema, {"op": "r", "source": source, "note": None, "after": {"t": "abc"}, "before": None})
+    plain = json.loads(json.dumps(schema).replace(json.dumps(avro), '"string"'))
+    data = body(plain, {"op": "r", "source": source, "note": None, "after": {"t": "abc", "b": True}, "before": None})
     broken = FRAME + data.replace(long(3) + b"abc", long(length) + b"abc")
     compiled, pure = decoders(json.dumps(schema))
     assert outcome(compiled, broken) == outcome(pure, broken)

@@ -47,6 +47,7 @@ ORDINARY: dict[str, st.SearchStrategy[str]] = {
     "jsonb": st.recursive(st.none() | st.integers() | TEXT, lambda some: st.lists(some) | st.dictionaries(TEXT, some))
     .filter(lambda value: value is not None)
     .map(json.dumps),
+    "oid": string(st.integers(0, 2**32 - 1)),
     "interval": string(st.sampled_from(["1 day", "00:00:01"])),
 }
 ODD = [
@@ -121,6 +122,7 @@ def _is_json(text: str) -> bool:
 PLAIN = [
     ("text", '"K\\u00e4se"', False), ("text", '"Käse \\"mild\\"\\n"', True), ("integer", "-7", True),
     ("bigint", "123456789012", True),
+    ("oid", '"4294967295"', True), ("text", '"a" ', False),
     ("numeric(12,2)", "-1.28", True), ("numeric", "1.500", True), ("boolean", "true", True),
     ("date", '"2024-02-29"', True),
     ("double precision", "1.5", True), ("timestamp with time zone", '"2026-03-04T05:00:00.25+00:00"', True),

@@ -181,6 +181,8 @@ up AS (INSERT INTO {self._out} ({keys}, "*h", "*batch") SELECT {keys}, "*h", {GI
 SELECT {key_texts(self.plan.flow.key, "p")}, "*doc", "*h", false FROM p"""
         rows = self._conn.execute(query(sql), (count, batch)).fetchall()
         self._has_pending = len(rows) == count
+        if rows and not self._has_pending:  # or a plan from when it was empty would read all of it for each batch
+            self._conn.execute(f"ANALYZE {self._out}")
         return [self._emitted(row, batch) for row in rows]
 
     def put_off(self, anchors: Iterable[Anchor]) -> None:

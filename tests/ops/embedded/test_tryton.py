@@ -1,4 +1,5 @@
 import socket
+import sys
 from pathlib import Path
 
 import httpx
@@ -71,6 +72,8 @@ def test_without_a_network_the_first_installation_says_so(
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")  # nothing answers there
     monkeypatch.setenv("PIP_RETRIES", "0")
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    # as in a process of its own: tests of the build leave setuptools' behind, of which it warns when pip is looked for
+    monkeypatch.delitem(sys.modules, "distutils", raising=False)
     crm = Tryton(tmp_path / "crm", postgres, cache=tmp_path / "cache")
     with pytest.raises(EnvironmentFault, match="Tryton could not be installed") as fault:
         crm.ensure()
