@@ -17,6 +17,7 @@ cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
 
 cdef enum:
+    BLANK = 32
     QUOTE = 34
     BACKSLASH = 92
 
@@ -187,7 +188,9 @@ cdef int put_value(Field* field, Reading* reading, Written* out) except -1:
         out.at[0] = 0
         out.at += 1
         return 0
-    if field.encode == NULL or field.quoted != (start[0] == QUOTE) or field.quoted != ((end - 1)[0] == QUOTE):
+    if start[0] <= BLANK or (end - 1)[0] <= BLANK:  # JSON may have them, PostgreSQL's has none
+        return ask(field, start, end, out)
+    if field.encode == NULL or field.quoted != (start[0] == QUOTE):
         return ask(field, start, end, out)
     room(out, end - start + MARGIN)
     at = out.at
