@@ -54,7 +54,7 @@ def main() -> None:
 _TRIALS = ("engine", "path", "stock")
 _PEER = 5_000
 _SWEEP = (10_000, 100_000, 1_000_000)
-"""The last takes some four minutes and 10 GB of disk."""
+"""The last takes some three minutes and 10 GB of disk."""
 _NAMES = ("products", "changes", "singles", "seconds")
 
 

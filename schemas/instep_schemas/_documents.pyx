@@ -6,7 +6,6 @@ from cpython.bytes cimport PyBytes_CheckExact
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.math cimport isinf
 from libc.string cimport memchr, memcmp, memcpy
 
 from instep_schemas cimport _encoders as codecs
@@ -88,11 +87,6 @@ cdef Out whole(Text start, Py_ssize_t size, int scale, Out out) noexcept:
     return codecs.integer(start, size, scale, out) if size < 10 else NULL
 
 
-cdef Out digits(Text start, Py_ssize_t size, int scale, Out out) noexcept:
-    """A number's text."""
-    return codecs.numeric_text(start, size, scale, out)
-
-
 cdef Out boolean(Text start, Py_ssize_t size, int scale, Out out) noexcept:
     if size == 4 and not memcmp(start, b"true", 4):
         out[0] = 1
@@ -101,11 +95,6 @@ cdef Out boolean(Text start, Py_ssize_t size, int scale, Out out) noexcept:
     else:
         return NULL
     return out + 1
-
-
-cdef Out float8(Text start, Py_ssize_t size, int scale, Out out) noexcept:
-    cdef double number
-    return codecs.float8(start, size, scale, out) if codecs.real(start, size, &number) and not isinf(number) else NULL
 
 
 cdef Out moment(Text start, Py_ssize_t size, int scale, Out out) noexcept:
@@ -123,7 +112,8 @@ cdef Encode encoder_of(str kind):
     """The encoder of a field's kind; NULL: there is none."""
     names = ("text", "whole", "long", "digits", "boolean", "double", "decimal", "date", "time", "moment")
     cdef Encode* encoders = [
-        text, whole, codecs.integer, digits, boolean, float8, codecs.decimal, codecs.date, codecs.time_us, moment,
+        text, whole, codecs.integer, codecs.numeric_text, boolean, codecs.float8, codecs.decimal, codecs.date,
+        codecs.time_us, moment,
     ]
     return encoders[<Py_ssize_t>names.index(kind)] if kind in names else NULL
 

@@ -122,7 +122,7 @@ cdef inline void little_endian(uint64_t pattern, int size, Out out) noexcept:
 cdef inline Out float8(Text text, Py_ssize_t size, int scale, Out out) noexcept:
     cdef double number
     cdef uint64_t pattern
-    if not real(text, size, &number):
+    if not real(text, size, &number) or isinf(number):
         return NULL
     memcpy(&pattern, &number, 8)
     little_endian(pattern, 8, out)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from instep_schemas import standins
-from instep_schemas.decodercode import AS_IS, FIXED_SIZES, column_name
+from instep_schemas.decodercode import AS_IS, FIXED_SIZES, column_name, told_as_json
 from instep_schemas.mapping import Avro
 from instep_schemas.standins import kind_of
 from instep_schemas.texts import Reader, reader_of
@@ -16,8 +16,6 @@ from instep_schemas.wire import CIPHER
 VARINT, BYTES, FIXED, RECORD, UNION, ARRAY = range(6)
 """How a value is stepped over: `FIXED` its size; `RECORD` how many, and those; `ARRAY` where it ends, and its item;
 `UNION` where it ends, how many, where each begins, and those. Places are told from the word itself on."""
-
-_JSON: Final = "io.debezium.data.Json"
 
 
 class Field(NamedTuple):
@@ -73,16 +71,11 @@ def program(envelope: Mapping[str, Any], unavailable: str) -> Program | None:
     first, second = sorted((names.index("after"), names.index("op")))
     union = types["after"]
     record = next(each for each in union if each != "null")
-    if any(_special(field) for field in record["fields"]):
+    if any(CIPHER in field or told_as_json(field) for field in record["fields"]):
         return None
     before, between = (_record([types[name] for name in some]) for some in (names[:first], names[first + 1 : second]))
     fields = [_field(field, unavailable) for field in record["fields"]]
     return Program(before, between, union.index(record) << 1, fields, names[first] == "op")
-
-
-def _special(field: Mapping[str, Any]) -> bool:
-    """Whether it is encrypted, or an hstore as Debezium writes one."""
-    return CIPHER in field or ("pg.type" not in field and _JSON in str(field["type"]))
 
 
 def _field(field: Mapping[str, Any], unavailable: str) -> Field:

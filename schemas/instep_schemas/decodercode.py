@@ -26,6 +26,11 @@ def column_name(field: Mapping[str, Any]) -> str:
     return name
 
 
+def told_as_json(field: Mapping[str, Any]) -> bool:
+    """Whether it is JSON in a topic that Debezium's profile wrote: it may be an hstore's."""
+    return "pg.type" not in field and _JSON in str(field["type"])
+
+
 class Code:
     """Source text of a decoder: `d` is the data, `p` where the reader stands.
 
@@ -95,7 +100,7 @@ class Code:
                 items.append((column, "ABSENT"))
             else:
                 self.value(depth, f"v{number}", field["type"])
-                if self.unavailable is not None and "pg.type" not in field and _JSON in str(field["type"]):
+                if self.unavailable is not None and told_as_json(field):
                     self.pair(depth, f"v{number}")
                 if CIPHER in field:
                     self.opened(depth, f"v{number}", Cipher(**field[CIPHER]), column)

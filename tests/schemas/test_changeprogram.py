@@ -10,11 +10,12 @@ from typing import Any, Final
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.schemas.compiled import compiled_and_pure
 from tests.schemas.samples import LOSSY, SAMPLES, column_of, relation_of
 from tests.schemas.test_decode import body, envelope_schema
 
 from instep.change import ABSENT, Op, Row
-from instep_schemas import built, decode
+from instep_schemas import decode
 from instep_schemas.decode import ChangeDecoder, compile_change_decoder
 from instep_schemas.encode import compile_encoder
 from instep_schemas.envelope import SourceBlock, time_stamp
@@ -33,11 +34,7 @@ FRAME = b"\0\0\0\0\7"
 
 def decoders(schema: str) -> tuple[ChangeDecoder, ChangeDecoder]:
     """The compiled one and its oracle."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(built.PURE, "1")
-        pure = compile_change_decoder(schema)
-        patch.setenv(built.PURE, "0")
-        return compile_change_decoder(schema), pure
+    return compiled_and_pure(lambda: compile_change_decoder(schema))
 
 
 def outcome(read: Callable[[bytes], Any], data: bytes) -> Any:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.schemas.compiled import compiled_and_pure
 
-from instep_schemas import _documents, built
+from instep_schemas import _documents
 from instep_schemas.documentprogram import Column
 from instep_schemas.documents import DocumentCodec, DocumentColumn, value_schema
 
@@ -89,11 +90,7 @@ def outcome(codec: DocumentCodec, document: str) -> bytes | None:
 
 def codecs(schema: str) -> tuple[DocumentCodec, DocumentCodec]:
     """With the compiled module and without."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(built.PURE, "1")
-        pure = DocumentCodec(schema)
-        patch.setenv(built.PURE, "0")
-        return DocumentCodec(schema), pure
+    return compiled_and_pure(lambda: DocumentCodec(schema))
 
 
 @given(documents(), st.none() | st.tuples(st.integers(0, 400), st.sampled_from(["", '"', "\\", ",", "}", "ä", "7"])))
@@ -148,8 +145,9 @@ def test_a_writer_does_not_outlive_what_it_points_to() -> None:
     write = _documents.DocumentWriter([column], b"!").write
     del column
     assert write('{"v":[1,"}"]}') == b'[1,"}"]!'
+    nothing: Any = None
     with pytest.raises(TypeError):
-        write(None)  # type: ignore[arg-type]
+        write(nothing)
     with pytest.raises(ValueError, match="not the row's JSON"):
         write('{"w":1}')
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.schemas.compiled import compiled_and_pure
 from tests.schemas.samples import LOSSY, SAMPLES, UNMAPPED, base, column_of, numeric, relation_of
 
 from instep.change import Op
@@ -112,12 +113,7 @@ def message(kind: bytes, row: Sequence[Value]) -> bytes:
 
 def both(encoder: TableEncoder, op: Op, how: Reading) -> tuple[Straight, Straight]:
     """The compiled function and its oracle."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(built.PURE, raising=False)
-        compiled = encoder.straight(op, how)
-        assert built.module() is not None, "it was not built: run `make setup` again and read what it says"
-        patch.setenv(built.PURE, "1")
-        return compiled, encoder.straight(op, how)
+    return compiled_and_pure(lambda: encoder.straight(op, how))
 
 
 def outcome(write: Straight, data: Any, lsn: Any, source: SourceBlock) -> tuple[bytes | None, bytes] | None:
